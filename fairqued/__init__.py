@@ -1,0 +1,61 @@
+"""fairqued: a task queue in which no user can starve another, and no accepted task is ever lost."""
+
+from fairqued.context import CurrentTask, as_user, current_task
+from fairqued.errors import (
+    ConfigError,
+    CorruptRecord,
+    DuplicateTask,
+    EnqueueIncomplete,
+    FairquedError,
+    InvalidTask,
+    NotAllowed,
+    PayloadTooLarge,
+    QueueFull,
+    QueueUnavailable,
+    ResultExpired,
+    ResultTimeout,
+    TaskCancelled,
+    TaskFailed,
+    TaskNotFound,
+)
+from fairqued.lease import QueueLease, StartedTask
+from fairqued.queue import QueueStats, TaskHandle, TaskInfo, TaskQueue, default_queue
+from fairqued.state import Priority, Reason, TaskState
+from fairqued.tasks import Task, TaskFunction, TaskOptions, task
+from fairqued.version import __version__
+
+__all__ = [
+    "ConfigError",
+    "CorruptRecord",
+    "CurrentTask",
+    "DuplicateTask",
+    "EnqueueIncomplete",
+    "FairquedError",
+    "InvalidTask",
+    "NotAllowed",
+    "PayloadTooLarge",
+    "Priority",
+    "QueueFull",
+    "QueueLease",
+    "QueueStats",
+    "QueueUnavailable",
+    "Reason",
+    "ResultExpired",
+    "ResultTimeout",
+    "StartedTask",
+    "Task",
+    "TaskCancelled",
+    "TaskFailed",
+    "TaskFunction",
+    "TaskHandle",
+    "TaskInfo",
+    "TaskNotFound",
+    "TaskOptions",
+    "TaskQueue",
+    "TaskState",
+    "__version__",
+    "as_user",
+    "current_task",
+    "default_queue",
+    "task",
+]

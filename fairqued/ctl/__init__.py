@@ -1,0 +1,1 @@
+"""fairquectl, the operator's tool."""

@@ -1,0 +1,1 @@
+"""The daemon: the master process, its configuration and what it hosts."""

@@ -1,0 +1,298 @@
+"""The workers' side of a queue: a registered worker that claims tasks, holds them, and completes them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import socket
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+import orjson
+
+from fairqued.connection import backoff_seconds
+from fairqued.encoding import dumps, to_json_value
+from fairqued.errors import CorruptRecord, FairquedError, PayloadTooLarge, QueueUnavailable, SchemaTooNew, WorkerGone
+from fairqued.record import FENCE_FIELD, HEADER, Record, reason_number
+from fairqued.state import Reason
+from fairqued.store import Ended, Finished, Store
+from fairqued.tasks import DEFAULT_BACKOFF_MAX_SECONDS, DEFAULT_BACKOFF_SECONDS, DEFAULT_RESULT_TTL_SECONDS
+
+logger = logging.getLogger("fairqued.lease")
+
+Completion = Finished | Ended
+
+MAX_RESULT_BYTES = 262_144
+MAX_ERROR_BYTES = 16_384
+DEFAULT_LEASE_SECONDS, DEFAULT_HEARTBEAT_SECONDS = 15.0, 3.0
+
+
+@dataclass(slots=True)
+class StartedTask:
+    """A task that this worker holds."""
+
+    record: Record
+    spec: Mapping[str, Any]
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    lease_lost: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def task_id(self) -> str:
+        return self.record.task_id
+
+    @property
+    def user_id(self) -> str:
+        return self.record.user_id
+
+    @property
+    def attempt(self) -> int:
+        """Which start this is; the first is 1."""
+        return self.record.attempts
+
+    @property
+    def payload(self) -> Any:
+        """What a task for a handler carries."""
+        return self.spec.get("payload")
+
+    @property
+    def meta(self) -> Mapping[str, str]:
+        return self.spec.get("meta", {})
+
+    @property
+    def retries_left(self) -> int:
+        """How many more failures the task may have before it is FAILED."""
+        return max(0, int(self.spec.get("max_retries", 0)) - self.record.failures)
+
+    def finished(self, result: bytes) -> Finished:
+        """This attempt's completion with an encoded result; empty for null."""
+        wanted = self.spec.get("store_result", True)
+        ttl_ms = int(self.spec.get("result_ttl", DEFAULT_RESULT_TTL_SECONDS) * 1000)
+        return Finished(self.task_id, self.record.fence, result if wanted else b"", max(1, ttl_ms))
+
+    def failed(self, reason: Reason, error: Mapping[str, Any]) -> Ended:
+        """This attempt's end without another one."""
+        return Ended(self.task_id, self.record.fence, "fail", reason_number(reason), encode_error(error))
+
+    def retried(self, error: Mapping[str, Any], delay_seconds: float | None = None) -> Ended:
+        """This attempt's end with another one after a delay, by default that of the task's backoff."""
+        delay = self.backoff_seconds() if delay_seconds is None else delay_seconds
+        return Ended(self.task_id, self.record.fence, "retry", int(delay * 1e6), encode_error(error))
+
+    def handed_back(self, error: Mapping[str, Any], delay_seconds: float) -> Ended:
+        """Give the task back for another worker, without counting an attempt."""
+        return Ended(self.task_id, self.record.fence, "hand_back", int(delay_seconds * 1e6), encode_error(error))
+
+    def backoff_seconds(self) -> float:
+        """The pause before the next attempt: exponential with jitter from a base, or the next of a list."""
+        backoff = self.spec.get("backoff", DEFAULT_BACKOFF_SECONDS)
+        most = self.spec.get("backoff_max", DEFAULT_BACKOFF_MAX_SECONDS)
+        if isinstance(backoff, list):
+            return float(min(backoff[min(self.record.failures, len(backoff) - 1)], most)) if backoff else 0.0
+        jitter = random.uniform(0.5, 1.0)  # noqa: S311
+        return float(min(most, backoff * 2 ** min(self.record.failures, 40)) * jitter)
+
+
+def encode_error(error: Mapping[str, Any]) -> bytes:
+    """An error as JSON of at most 16 KiB: a long traceback loses its middle, a long message its end."""
+    message = str(error.get("message", "")).encode(errors="backslashreplace").decode()
+    shown = {**error, "message": message[: MAX_ERROR_BYTES // 8]}
+    room = MAX_ERROR_BYTES // 4
+    traceback = str(shown.get("traceback", "")).encode(errors="backslashreplace").decode()
+    if len(traceback) > room:
+        traceback = f"{traceback[: room // 2]}\n  …\n{traceback[-room // 2 :]}"
+    if traceback:
+        shown["traceback"] = traceback
+    return orjson.dumps(shown)
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """What one exchange brought: new tasks, completions of those that cannot be read, and when the next is due."""
+
+    started: list[StartedTask]
+    unreadable: list[Ended]
+    next_due_seconds: float | None
+
+
+class Lease:
+    """What a worker holds, under one id: tasks come in by `exchange`, leave by it, and are kept by `heartbeat`.
+
+    `exchange` belongs to one thread, `heartbeat` may be called from another.
+    """
+
+    def __init__(
+        self, store: Store, queues: Sequence[str], *, worker_id: str, lease_seconds: float = DEFAULT_LEASE_SECONDS
+    ) -> None:
+        self.store, self.queues, self.worker_id = store, list(queues), worker_id
+        self._lease_us = int(lease_seconds * 1e6)
+        self._lock = threading.Lock()
+        self._held: dict[str, StartedTask] = {}
+        self._received = 0
+
+    def register(self, info: Mapping[str, Any], functions: Mapping[str, bytes] | None = None) -> None:
+        """Make this worker known. Raises WorkerGone if it was declared dead before."""
+        self.store.register(self.worker_id, self._lease_us, orjson.dumps(info), functions or {})
+
+    @property
+    def held(self) -> int:
+        """How many tasks this worker holds: running, or ended and not yet acknowledged."""
+        return len(self._held)
+
+    def exchange(self, completions: Sequence[Completion], most: int) -> Exchange:
+        """Deliver completions and take up to `most` tasks (none: 0), in one round trip and one try.
+
+        After QueueUnavailable call it again with the same completions: it then repeats the same claim. Raises
+        WorkerGone when this worker was declared dead.
+        """
+        answer = self.store.exchange(
+            self.worker_id,
+            [each for each in completions if isinstance(each, Finished)],
+            [each for each in completions if isinstance(each, Ended)],
+            self._received + 1 if most else None,
+            most,
+            self.queues,
+        )
+        popped = answer.popped
+        started, unreadable = _read_all(popped.tasks) if popped else ([], [])
+        with self._lock:
+            for task_id, status in answer.statuses:
+                self._held.pop(task_id, None)
+                if status == "stale":
+                    logger.warning("task %s: its completion was refused, another worker has it", task_id)
+            if popped:
+                self._held.update((task.task_id, task) for task in started)
+                self._received += 1
+        return Exchange(started, unreadable, popped.next_due_seconds if popped else None)
+
+    def heartbeat(self) -> None:
+        """Keep the lease, in one try, and mark the tasks that were cancelled or lost.
+
+        Raises WorkerGone when this worker was declared dead.
+        """
+        with self._lock:
+            held = {task_id: task.record.fence for task_id, task in self._held.items()}
+            received = self._received
+        for order, task_id in self.store.heartbeat(self.worker_id, self._lease_us, received, held):
+            task = self._held.get(task_id)
+            if task is not None and task.record.fence == held[task_id]:
+                (task.cancelled if order == "cancel" else task.lease_lost).set()
+
+    def give_up(self, why: str) -> None:
+        """Leave: what is still held goes back to its queues."""
+        while self.store.reclaim(self.worker_id, why)[1]:
+            pass
+
+
+def _read_all(tasks: Iterable[tuple[str, bytes]]) -> tuple[list[StartedTask], list[Ended]]:
+    started, unreadable = [], []
+    for task_id, raw in tasks:
+        try:
+            record = Record.parse(task_id, raw)
+            started.append(StartedTask(record, record.read_spec()))
+        except (CorruptRecord, SchemaTooNew) as error:
+            fence = HEADER.unpack_from(raw)[FENCE_FIELD]
+            told = {"type": type(error).__name__, "message": str(error)}
+            unreadable.append(Ended(task_id, fence, "fail", reason_number(Reason.CORRUPT), encode_error(told)))
+    return started, unreadable
+
+
+class QueueLease:
+    """A worker in one's own process: `with queue.lease(queues=["default"]) as lease: …`.
+
+    A thread keeps the lease alive. On leaving the block, tasks that were not completed go back to their queues without
+    counting an attempt.
+    """
+
+    def __init__(
+        self, store: Store, queues: Sequence[str], *, lease_seconds: float = DEFAULT_LEASE_SECONDS,
+        heartbeat_seconds: float = DEFAULT_HEARTBEAT_SECONDS,
+    ) -> None:  # fmt: skip
+        self._lease = Lease(store, queues, worker_id=f"{os.urandom(8).hex()}.0.0", lease_seconds=lease_seconds)
+        self._heartbeat_seconds = heartbeat_seconds
+        self._left = threading.Event()
+        self._thread = threading.Thread(target=self._keep_alive, name="fairqued-lease", daemon=True)
+        self._gone: WorkerGone | None = None
+
+    def __enter__(self) -> Self:
+        info = {"host": socket.gethostname(), "pid": os.getpid(), "queues": self._lease.queues}
+        self._lease.register(info)
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._left.set()
+        self._thread.join()
+        self._lease.give_up("drain")
+
+    def dequeue(self, most: int = 1) -> list[StartedTask]:
+        """Start up to `most` tasks, whatever is ready now.
+
+        Raises:
+            WorkerGone: the lease was lost.
+            QueueUnavailable: Redis does not answer; what it may have started is answered by the next call.
+        """
+        return self._exchange([], most)
+
+    def finish_task(self, task: StartedTask, result: Any = None) -> None:
+        """Complete a task with a JSON result. Raises InvalidTask if it is none, WorkerGone if the lease was lost."""
+        self._exchange([task.finished(encode_result(result, None))], 0)
+
+    def fail_task(self, task: StartedTask, error: BaseException | str, *, retry: bool = True) -> None:
+        """End an attempt with an error: it is retried while `max_retries` allows. Raises WorkerGone as above."""
+        told = {"type": type(error).__name__, "message": str(error)} if isinstance(error, BaseException) else {
+            "type": "TaskError", "message": error,
+        }  # fmt: skip
+        again = retry and task.retries_left > 0
+        self._exchange([task.retried(told) if again else task.failed(Reason.ERROR, told)], 0)
+
+    def _exchange(self, completions: Sequence[Completion], most: int) -> list[StartedTask]:
+        if self._gone:
+            raise self._gone
+        deadline = time.monotonic() + self._lease.store.connection.timeout_seconds
+        attempt = 0
+        while True:
+            try:
+                answer = self._lease.exchange(completions, most)
+            except QueueUnavailable:
+                pause = backoff_seconds(attempt)
+                if time.monotonic() + pause > deadline:
+                    raise
+                time.sleep(pause)
+                attempt += 1
+                continue
+            if answer.unreadable:
+                self._exchange(answer.unreadable, 0)
+            return answer.started
+
+    def _keep_alive(self) -> None:
+        while not self._left.wait(self._heartbeat_seconds):
+            try:
+                self._lease.heartbeat()
+            except WorkerGone as error:
+                self._gone = error
+                return
+            except FairquedError as error:
+                logger.warning("heartbeat of %s: %s", self._lease.worker_id, error)
+
+
+def encode_result(result: Any, annotation: Any) -> bytes:
+    """A task's result as JSON; empty for None.
+
+    Raises:
+        InvalidTask: it is not JSON.
+        PayloadTooLarge: it exceeds 256 KiB.
+    """
+    if result is None:
+        return b""
+    encoded = dumps(to_json_value(result, annotation, "the result"))
+    if len(encoded) > MAX_RESULT_BYTES:
+        raise PayloadTooLarge(
+            f"the result takes {len(encoded)} bytes, at most {MAX_RESULT_BYTES} are allowed: "
+            "store it elsewhere and return a key to it"
+        )
+    return encoded

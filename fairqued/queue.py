@@ -1,0 +1,376 @@
+"""`TaskQueue`: the client of one namespace, and the handles it gives out."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any, Generic, Literal, TypeVar, Unpack
+
+import orjson
+
+from fairqued.connection import DEFAULT_TIMEOUT_SECONDS, Connection
+from fairqued.context import ambient_user, current_task
+from fairqued.encoding import from_json_value, loads
+from fairqued.errors import (
+    ConfigError,
+    DuplicateTask,
+    EnqueueIncomplete,
+    FairquedError,
+    InvalidTask,
+    NotAllowed,
+    ResultExpired,
+    ResultTimeout,
+    TaskCancelled,
+    TaskFailed,
+    TaskNotFound,
+)
+from fairqued.keys import DEFAULT_NAMESPACE
+from fairqued.lease import DEFAULT_HEARTBEAT_SECONDS, DEFAULT_LEASE_SECONDS, QueueLease
+from fairqued.record import Record
+from fairqued.state import Priority, Reason, TaskState
+from fairqued.store import NewTask, Store
+from fairqued.tasks import DEFAULT_QUEUE, Task, TaskOptions
+from fairqued.validation import check_id, check_queue_name
+
+R = TypeVar("R")
+IfExists = Literal["raise", "ignore", "replace"]
+
+URL_VARIABLE, NAMESPACE_VARIABLE = "FAIRQUED_REDIS_URL", "FAIRQUED_NAMESPACE"
+_CHUNK_TASKS, _CHUNK_BYTES = 500, 1_048_576
+_FIRST_LOOK_SECONDS, _LONGEST_LOOK_SECONDS = 0.002, 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class TaskInfo:
+    """What is known of a task at one moment. Times are aware datetimes of the server's clock."""
+
+    task_id: str
+    user_id: str
+    queue: str
+    state: TaskState
+    priority: Priority
+    func: str | None
+    payload: Any
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    meta: Mapping[str, str]
+    attempts: int
+    failures: int
+    max_retries: int
+    cancel_asked: bool
+    reason: Reason | None
+    error_type: str | None
+    error_message: str | None
+    enqueued_at: datetime
+    due_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+
+    @classmethod
+    def of(cls, record: Record) -> TaskInfo:
+        """What a record tells. Raises CorruptRecord if its spec cannot be read."""
+        spec, error = record.read_spec(), record.read_error()
+        return cls(
+            task_id=record.task_id, user_id=record.user_id, queue=record.queue, state=record.state,
+            priority=record.priority, func=spec.get("func"), payload=spec.get("payload"), args=spec.get("args", ()),
+            kwargs=spec.get("kwargs", {}), meta=spec.get("meta", {}), attempts=record.attempts,
+            failures=record.failures, max_retries=spec.get("max_retries", 0), cancel_asked=record.cancel_asked,
+            reason=record.reason, error_type=error.get("type"), error_message=error.get("message"),
+            enqueued_at=_datetime(record.enqueued_at), due_at=_datetime(record.due),
+            started_at=_datetime(record.started_at) if record.started_at else None,
+            ended_at=_datetime(record.ended_at) if record.ended_at else None,
+        )  # fmt: skip
+
+
+def _datetime(microseconds: float) -> datetime:
+    return datetime.fromtimestamp(microseconds / 1e6, UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class UserDepth:
+    """A user with waiting work in a queue."""
+
+    queue: str
+    user_id: str
+    waiting: int
+    running: int
+    is_parked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """A registered worker; `lease_seconds` is what is left of its lease."""
+
+    worker_id: str
+    lease_seconds: float
+    held: int
+    info: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStats:
+    """The namespace at one moment."""
+
+    at: datetime
+    depth: Mapping[str, int]
+    scheduled: int
+    started: int
+    finished: int
+    failed: int
+    cancelled: int
+    counters: Mapping[str, int]
+    users: Sequence[UserDepth]
+    workers: Sequence[WorkerInfo]
+
+    @classmethod
+    def of(cls, answer: Sequence[Any]) -> QueueStats:
+        """Decode the answer of stats.lua."""
+        now, counters, depth, (scheduled, finished, failed, cancelled), workers, users = answer
+        rows = [
+            WorkerInfo(worker.decode(), max(0.0, (float(end) - now) / 1e6), held, orjson.loads(info))
+            for worker, end, held, info in workers
+        ]
+        return cls(
+            at=_datetime(now), depth=_numbers(depth), scheduled=scheduled, started=sum(row.held for row in rows),
+            finished=finished, failed=failed, cancelled=cancelled, counters=_numbers(counters),
+            users=[
+                UserDepth(queue.decode(), user.decode(), waiting, running, bool(parked))
+                for queue, user, waiting, running, parked in users
+            ],
+            workers=rows,
+        )  # fmt: skip
+
+
+def _numbers(flat: Sequence[bytes]) -> dict[str, int]:
+    return {name.decode(): int(number) for name, number in zip(flat[::2], flat[1::2], strict=True)}
+
+
+class TaskHandle(Generic[R]):
+    """A task that was enqueued, by its id."""
+
+    def __init__(self, queue: TaskQueue, task_id: str, returns: Any = None) -> None:
+        self.task_id = task_id
+        self._queue, self._returns = queue, returns
+
+    def __repr__(self) -> str:
+        return f"TaskHandle({self.task_id!r})"
+
+    def info(self) -> TaskInfo:
+        """Everything about the task. Raises TaskNotFound."""
+        return self._queue.get(self.task_id)
+
+    def state(self) -> TaskState:
+        """Where the task stands. Raises TaskNotFound."""
+        return self._queue._read(self.task_id).state  # noqa: SLF001 - a handle is part of its queue
+
+    def cancel(self) -> bool:
+        """Cancel the task: True if it is cancelled, or will be when its worker notices. Raises TaskNotFound."""
+        return self._queue.cancel(self.task_id)
+
+    def retry(self) -> bool:
+        """Let a FAILED or CANCELLED task run again; False in any other state. Raises TaskNotFound."""
+        return self._queue.retry(self.task_id)
+
+    def result(self, timeout_seconds: float | None = None, *, inside_task: bool = False) -> R:
+        """Wait for the task's end and return what it returned.
+
+        Inside a running task this is refused unless `inside_task` is true: when all slots wait for tasks that need a
+        slot, none ever ends.
+
+        Raises:
+            TaskFailed: it failed for good.
+            TaskCancelled: it was cancelled.
+            ResultExpired: it finished, but its result is no longer kept or was never stored.
+            ResultTimeout: it did not end in time.
+            TaskNotFound: there is no such task (any more).
+            NotAllowed: called inside a task.
+        """
+        if current_task().is_running and not inside_task:
+            raise NotAllowed("result() inside a task can wait for ever; pass inside_task=True if it cannot here")
+        deadline = math.inf if timeout_seconds is None else time.monotonic() + timeout_seconds
+        pause = _FIRST_LOOK_SECONDS
+        while True:
+            record, result = self._queue._read_with_result(self.task_id)  # noqa: SLF001
+            if record.state.is_final:
+                return self._outcome(record, result)
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise ResultTimeout(f"task {self.task_id} is {record.state} after {timeout_seconds:g} s")
+            time.sleep(min(pause, left))
+            pause = min(pause * 1.5, _LONGEST_LOOK_SECONDS)
+
+    def _outcome(self, record: Record, result: bytes | None) -> R:
+        if record.state is TaskState.CANCELLED:
+            raise TaskCancelled(f"task {self.task_id} was cancelled")
+        if record.state is TaskState.FAILED:
+            error = record.read_error()
+            reason = record.reason or Reason.ERROR
+            raise TaskFailed(
+                str(error.get("type", "")), str(error.get("message", "")) or f"task {self.task_id} failed: {reason}",
+                str(error.get("traceback", "")), reason,
+            )  # fmt: skip
+        if result is not None:
+            return from_json_value(loads(result), self._returns)  # type: ignore[no-any-return]
+        if record.has_result or record.read_spec().get("store_result") is False:
+            raise ResultExpired(f"task {self.task_id} finished, but its result is not kept (any more)")
+        return None  # type: ignore[return-value]
+
+
+class TaskQueue:
+    """The client of one namespace with all its queues. Thread-safe; opens nothing until its first call."""
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        namespace: str | None = None,
+        user_id: str | None = None,
+        timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
+    ) -> None:
+        """`url` falls back to `$FAIRQUED_REDIS_URL`, `namespace` to `$FAIRQUED_NAMESPACE`, else `fairque`.
+
+        `timeout_seconds` is the deadline of one call with all its retries. `user_id` is whose task it is where nothing
+        else says so. Raises ConfigError when no URL is given, or a bad one.
+        """
+        url = url or os.environ.get(URL_VARIABLE)
+        if not url:
+            raise ConfigError(f"no Redis URL: give one to TaskQueue(), or set ${URL_VARIABLE}")
+        self.namespace = namespace or os.environ.get(NAMESPACE_VARIABLE) or DEFAULT_NAMESPACE
+        self.user_id = check_id(user_id, "user_id") if user_id is not None else None
+        self._store = Store(Connection(url, timeout_seconds=timeout_seconds), self.namespace)
+
+    def enqueue(
+        self, task: Task[R], /, *, if_exists: IfExists = "raise", **options: Unpack[TaskOptions]
+    ) -> TaskHandle[R]:
+        """Accept one task. Enqueuing the same `task_id` twice leaves one task.
+
+        Raises:
+            InvalidTask, PayloadTooLarge: nothing was enqueued.
+            DuplicateTask: the id exists, or existed a moment ago (`if_exists="ignore"`: its handle is returned;
+                `"replace"`: a task that still waits is replaced).
+            QueueUnavailable: Redis did not answer in time; the task may or may not have been accepted.
+        """
+        return self._push([self._prepare(task.with_options(options))], if_exists, [task])[0]
+
+    def enqueue_many(
+        self, tasks: Iterable[Task[R]], /, *, if_exists: IfExists = "raise", **options: Unpack[TaskOptions]
+    ) -> list[TaskHandle[R]]:
+        """Accept many tasks, in chunks of up to 500 that are each accepted whole or not at all.
+
+        Every task is checked before the first one is sent. Raises as `enqueue`, and EnqueueIncomplete with the handles
+        of those that were accepted when a later chunk fails.
+        """
+        given = [task.with_options(options) for task in tasks]
+        prepared = [self._prepare(task) for task in given]
+        handles: list[TaskHandle[R]] = []
+        for start, end in _chunks(prepared):
+            try:
+                handles += self._push(prepared[start:end], if_exists, given[start:end])
+            except FairquedError as error:
+                if not handles:
+                    raise
+                told = f"{len(handles)} of {len(prepared)} tasks were enqueued, then: {error}"
+                raise EnqueueIncomplete(handles, told) from error
+        return handles
+
+    def handle(self, task_id: str) -> TaskHandle[Any]:
+        """A handle for an id; makes no round trip."""
+        return TaskHandle(self, check_id(task_id, "task_id"))
+
+    def get(self, task_id: str) -> TaskInfo:
+        """Everything about a task. Raises TaskNotFound."""
+        return TaskInfo.of(self._read(task_id))
+
+    def cancel(self, task_id: str) -> bool:
+        """Cancel a task: True if it is cancelled, or will be when its worker notices; False if it had ended before.
+
+        Raises TaskNotFound.
+        """
+        status = self._store.cancel([check_id(task_id, "task_id")])[0]
+        if status == "missing":
+            raise TaskNotFound(f"task {task_id}: {TaskNotFound.__doc__}")
+        return status in ("cancelled", "asked")
+
+    def retry(self, task_id: str) -> bool:
+        """Let a FAILED or CANCELLED task run again with a clean slate; False in any other state. Raises TaskNotFound."""
+        status = self._store.retry(os.urandom(8), [check_id(task_id, "task_id")])[0]
+        if status == "missing":
+            raise TaskNotFound(f"task {task_id}: {TaskNotFound.__doc__}")
+        return status in ("queued", "already")
+
+    def stats(self, *, most_users: int = 100) -> QueueStats:
+        """Depths, counters, workers, and up to `most_users` users with waiting work in each queue."""
+        return QueueStats.of(self._store.stats(most_users))
+
+    def lease(
+        self,
+        queues: Sequence[str] = (DEFAULT_QUEUE,),
+        *,
+        lease_seconds: float = DEFAULT_LEASE_SECONDS,
+        heartbeat_seconds: float = DEFAULT_HEARTBEAT_SECONDS,
+    ) -> QueueLease:
+        """A worker in this process, for use in a `with` block."""
+        names = [check_queue_name(name) for name in queues]
+        return QueueLease(self._store, names, lease_seconds=lease_seconds, heartbeat_seconds=heartbeat_seconds)
+
+    def close(self) -> None:
+        """Close the connections; the next call opens new ones."""
+        self._store.connection.close()
+
+    def _prepare(self, task: Task[Any]) -> NewTask:
+        if not isinstance(task, Task):
+            raise InvalidTask(f"expected a Task, found {type(task).__name__}; a task function makes one with .task(…)")
+        user_id = task.user_id or ambient_user() or self.user_id
+        if user_id is None:
+            raise InvalidTask(
+                "user_id: whose task is it? Give user_id to the task or to TaskQueue, or enqueue within as_user(…)"
+            )
+        task_id = task.task_id or os.urandom(12).hex()
+        return NewTask(
+            task_id, user_id, task.queue, int(task.priority), _due(task), task.task_id is None, task.encode_spec()
+        )
+
+    def _push(self, prepared: Sequence[NewTask], if_exists: str, tasks: Sequence[Task[R]]) -> list[TaskHandle[R]]:
+        if if_exists not in ("raise", "ignore", "replace"):
+            raise InvalidTask(f'if_exists: expected "raise", "ignore" or "replace", found {if_exists!r}')
+        self._store.push(os.urandom(8), if_exists, prepared)
+        return [TaskHandle(self, new.task_id, task.returns) for new, task in zip(prepared, tasks, strict=True)]
+
+    def _read(self, task_id: str) -> Record:
+        return self._read_with_result(task_id)[0]
+
+    def _read_with_result(self, task_id: str) -> tuple[Record, bytes | None]:
+        record, result = self._store.read_with_result(check_id(task_id, "task_id"))
+        if record is None:
+            raise TaskNotFound(f"task {task_id}: {TaskNotFound.__doc__}")
+        return record, result
+
+
+def _due(task: Task[Any]) -> str:
+    if task.run_at is not None:
+        return f"@{int(task.run_at.timestamp() * 1e6)}"
+    if task.delay_seconds:
+        return f"+{int(task.delay_seconds * 1e6)}"
+    return ""
+
+
+def _chunks(tasks: Sequence[NewTask]) -> Iterator[tuple[int, int]]:
+    start = size = 0
+    for index, task in enumerate(tasks):
+        if index > start and (index - start >= _CHUNK_TASKS or size + len(task.spec) > _CHUNK_BYTES):
+            yield start, index
+            start, size = index, 0
+        size += len(task.spec)
+    if start < len(tasks):
+        yield start, len(tasks)
+
+
+@cache
+def default_queue() -> TaskQueue:
+    """The TaskQueue of `$FAIRQUED_REDIS_URL` and `$FAIRQUED_NAMESPACE`. Raises ConfigError if no URL is set."""
+    return TaskQueue()

@@ -1,0 +1,1 @@
+"""The scheduler: schedules, promotions and the other chores done once a namespace."""

@@ -1,0 +1,261 @@
+"""One method per Lua script: the only place that calls EVALSHA. Wire format in and out, nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import redis
+from redis.exceptions import RedisError
+
+from fairqued.connection import Connection, is_missing_script, translate
+from fairqued.errors import REFUSALS, ScriptError
+from fairqued.keys import Keys
+from fairqued.record import OWN_ID, Record
+from fairqued.scripts import Script, load_all
+
+T = TypeVar("T")
+_FOREVER_MS = 10 * 365 * 86_400_000
+
+
+@dataclass(frozen=True, slots=True)
+class NewTask:
+    """A task on its way into Redis. `due` is '' (now), '+N' or '@N' (microseconds: from now, or since the epoch)."""
+
+    task_id: str
+    user_id: str
+    queue: str
+    priority: int
+    due: str
+    has_own_id: bool
+    spec: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """An attempt that returned. `result` is JSON, empty for null or for a result that nobody wants."""
+
+    task_id: str
+    fence: int
+    result: bytes
+    result_ttl_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """An attempt that did not return. `what` is retry, fail or hand_back; `number` the delay in µs, or the reason."""
+
+    task_id: str
+    fence: int
+    what: str
+    number: int
+    error: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Popped:
+    """The answer of pop."""
+
+    next_due_seconds: float | None
+    tasks: list[tuple[str, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Exchanged:
+    """The answers of one round trip: a status for each completion, and what pop gave."""
+
+    statuses: list[tuple[str, str]]
+    popped: Popped | None
+
+
+Call = tuple[str, tuple[Any, ...]]
+
+
+class Store:
+    """The scripts of one namespace over one connection.
+
+    Each method raises QueueUnavailable or NotAllowed when Redis does not answer, the class in `errors.REFUSALS` when a
+    script refuses, and ScriptError when a script is broken.
+    """
+
+    def __init__(self, connection: Connection, namespace: str, scripts: Mapping[str, Script] | None = None) -> None:
+        self.connection = connection
+        self.keys = Keys(namespace)
+        self._scripts = scripts or load_all()
+
+    # Tasks, from the client's side
+
+    def push(self, nonce: bytes, if_exists: str, tasks: Iterable[NewTask]) -> list[str]:
+        """Enqueue all of `tasks`, or none: a status for each."""
+        args: list[Any] = [nonce, if_exists]
+        for t in tasks:
+            args += (t.task_id, t.user_id, t.queue, t.priority, t.due, OWN_ID if t.has_own_id else 0, t.spec)
+        return _texts(self._run("push", *args))
+
+    def cancel(self, task_ids: Sequence[str]) -> list[str]:
+        """Cancel tasks: a status for each."""
+        return _texts(self._run("cancel", *task_ids))
+
+    def retry(self, nonce: bytes, task_ids: Sequence[str]) -> list[str]:
+        """Let FAILED and CANCELLED tasks run again: a status for each."""
+        return _texts(self._run("retry", nonce, *task_ids))
+
+    def read(self, task_id: str) -> Record | None:
+        """The record of a task."""
+        raw = self.connection.call(lambda client: client.get(self.keys.of("task", task_id)))
+        return Record.parse(task_id, raw) if raw is not None else None
+
+    def read_with_result(self, task_id: str) -> tuple[Record | None, bytes | None]:
+        """The record of a task and its result."""
+        keys = [self.keys.of("task", task_id), self.keys.of("result", task_id)]
+        raw, result = self.connection.call(lambda client: client.mget(keys))
+        return (Record.parse(task_id, raw) if raw is not None else None), result
+
+    def due_of(self, task_id: str) -> float | None:
+        """When a SCHEDULED task is due, in microseconds since the epoch."""
+        return self.connection.call(lambda client: client.zscore(self.keys.of("scheduled"), task_id))
+
+    def stats(self, most_users: int) -> list[Any]:
+        """The raw answer of stats.lua."""
+        return list(self._run("stats", most_users))
+
+    # Workers
+
+    def register(self, worker: str, lease_us: int, info: bytes, functions: Mapping[str, bytes]) -> bool:
+        """Register a worker and publish its functions; False if it was registered already."""
+        published = [part for pair in functions.items() for part in pair]
+        return bool(self._run("register", worker, lease_us, info, *published))
+
+    def exchange(
+        self,
+        worker: str,
+        finished: Sequence[Finished],
+        ended: Sequence[Ended],
+        claim: int | None,
+        most: int,
+        queues: Sequence[str],
+    ) -> Exchanged:
+        """Deliver completions and claim the next tasks, in one round trip and a single try."""
+        calls: list[Call] = []
+        if finished:
+            calls.append(("finish", (worker, *_flat((f.task_id, f.fence, f.result, min(f.result_ttl_ms, _FOREVER_MS)) for f in finished))))
+        if ended:
+            calls.append(("fail", (worker, *_flat((e.task_id, e.fence, e.what, e.number, e.error) for e in ended))))
+        if claim is not None:
+            calls.append(("pop", (worker, claim, most, *queues)))
+        replies = self._run_together(calls)
+        statuses = [text for reply in replies[: len(calls) - (claim is not None)] for text in _texts(reply)]
+        ids = [f.task_id for f in finished] + [e.task_id for e in ended]
+        return Exchanged(list(zip(ids, statuses, strict=True)), _popped(replies[-1]) if claim is not None else None)
+
+    def pop(self, worker: str, claim: int, most: int, queues: Sequence[str]) -> Popped:
+        """Claim up to `most` tasks."""
+        return _popped(self._run("pop", worker, claim, most, *queues))
+
+    def heartbeat(self, worker: str, lease_us: int, claim: int, held: Mapping[str, int]) -> list[tuple[str, str]]:
+        """Renew a lease in a single try: orders and the tasks they are for."""
+        reply = _texts(self._run_together([("heartbeat", (worker, lease_us, claim, *_flat(held.items())))])[0])
+        return list(zip(reply[::2], reply[1::2], strict=True))
+
+    # Masters
+
+    def reclaim(self, worker: str, why: str, most: int = 500) -> tuple[int, int]:
+        """Put back the tasks of a dead worker: how many were, how many are left."""
+        put_back, left = self._run("reclaim", worker, why, most)
+        return put_back, left
+
+    def tick(self, lease_us: int, silence_us: int, living: Sequence[str], most: int = 500) -> tuple[bool, int, list[str]]:
+        """Renew and judge leases: whether they were judged, tasks put back, workers declared dead."""
+        judged, put_back, *dead = self._run("tick", lease_us, silence_us, most, *living)
+        return bool(judged), put_back, _texts(dead)
+
+    def promote(self, most: int = 500) -> tuple[int, float | None]:
+        """Queue what is due: how many, and seconds until the next one."""
+        promoted, next_due = self._run("promote", most)
+        return promoted, None if next_due < 0 else next_due / 1e6
+
+    def trim(
+        self, finished: tuple[int, int], failed: tuple[int, int], dedup_us: int, dedup_own_us: int, most: int = 500
+    ) -> tuple[int, int]:
+        """Drop old tasks ((age in µs, count) each) and tombstones: how many of both."""
+        tasks, tombstones = self._run("trim", *finished, *failed, dedup_us, dedup_own_us, most)
+        return tasks, tombstones
+
+    def configure(self, digest: str, meta: Mapping[str, Any], users: Mapping[str, bytes]) -> bool:
+        """Apply a daemon's settings to the namespace; False if they are in force already."""
+        applied, _ = self._run("configure", digest, len(meta), *_flat(meta.items()), *_flat(users.items()))
+        return bool(applied)
+
+    # How a script is called
+
+    def _run(self, name: str, *args: Any) -> Any:
+        script = self._scripts[name]
+
+        def evaluate(client: redis.Redis) -> Any:
+            try:
+                return client.execute_command("EVALSHA", script.sha, 1, self.keys.meta, *args)
+            except RedisError as error:
+                if not is_missing_script(error):
+                    raise
+                return client.execute_command("EVAL", script.text, 1, self.keys.meta, *args)
+
+        return self._with_refusals(script, lambda: self.connection.call(evaluate))
+
+    def _run_together(self, calls: Sequence[Call]) -> list[Any]:
+        """Several scripts in one round trip, once; the first error among the replies is raised."""
+
+        def evaluate(client: redis.Redis) -> list[Any]:
+            with client.pipeline(transaction=False) as pipe:
+                for name, args in calls:
+                    pipe.execute_command("EVALSHA", self._scripts[name].sha, 1, self.keys.meta, *args)
+                return list(pipe.execute(raise_on_error=False))
+
+        replies = self.connection.once(evaluate)
+        if any(is_missing_script(reply) for reply in replies):
+            self.load_scripts()
+            replies = self.connection.once(evaluate)
+        for (name, _), reply in zip(calls, replies, strict=True):
+            if isinstance(reply, Exception):
+                raise self._refusal(self._scripts[name], translate(reply, self.connection.url)) from reply
+        return replies
+
+    def load_scripts(self) -> None:
+        """Send every script to the server, in one round trip."""
+
+        def load(client: redis.Redis) -> None:
+            with client.pipeline(transaction=False) as pipe:
+                for script in self._scripts.values():
+                    pipe.execute_command("SCRIPT LOAD", script.text)
+                pipe.execute()
+
+        self.connection.once(load)
+
+    def _with_refusals(self, script: Script, run: Callable[[], T]) -> T:
+        try:
+            return run()
+        except RedisError as error:
+            raise self._refusal(script, error) from error
+
+    @staticmethod
+    def _refusal(script: Script, error: Exception) -> Exception:
+        if not isinstance(error, RedisError):
+            return error
+        code, _, message = str(error).partition(" ")
+        if code in REFUSALS:
+            return REFUSALS[code](message)
+        return ScriptError(script.locate(str(error)))
+
+
+def _flat(rows: Iterable[Iterable[Any]]) -> list[Any]:
+    return [each for row in rows for each in row]
+
+
+def _texts(replies: Iterable[bytes]) -> list[str]:
+    return [reply.decode() for reply in replies]
+
+
+def _popped(reply: Sequence[Any]) -> Popped:
+    next_due = None if reply[0] < 0 else reply[0] / 1e6
+    ids = _texts(reply[1::2])
+    return Popped(next_due, list(zip(ids, reply[2::2], strict=True)))

@@ -1,0 +1,1 @@
+"""The worker: one process that fetches tasks and runs them."""

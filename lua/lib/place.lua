@@ -1,0 +1,82 @@
+-- Each state has one container: a task is taken out of the one and put into the other here.
+--#include lib/key
+--#include lib/clock
+--#include lib/state
+--#include lib/record
+--#include lib/meta
+--#include lib/account
+--#include lib/ready
+local place = {}
+
+function place.score(t)
+  if t.priority == record.CRITICAL then return t.due end
+  return t.due - meta.head_start(t.priority)
+end
+
+local function set_of(t)
+  return key.of(t.priority == record.CRITICAL and 'critical' or 'waiting', t.queue, t.user)
+end
+
+local function is_critical(t) return t.priority == record.CRITICAL and 1 or 0 end
+
+-- Let a task wait for a worker. The record itself is written by the caller.
+function place.queue(t)
+  meta.load()
+  state.set(t, state.QUEUED)
+  local a = account.of(t.queue, t.user)
+  redis.call('ZADD', set_of(t), place.score(t), t.id)
+  redis.call('HINCRBY', key.of('depth'), t.queue, 1)
+  account.enter(a, 1, is_critical(t))
+  ready.put(a, t.queue, is_critical(t) == 1)
+end
+
+function place.schedule(t, due)
+  state.set(t, state.SCHEDULED)
+  t.due = due
+  redis.call('ZADD', key.of('scheduled'), due, t.id)
+end
+
+-- Take one off the depth of a queue; a queue without waiting tasks is not listed.
+function place.less(queue, count)
+  if redis.call('HINCRBY', key.of('depth'), queue, -count) <= 0 then redis.call('HDEL', key.of('depth'), queue) end
+end
+
+-- Take a QUEUED or SCHEDULED task out of where it waits.
+function place.take_out(t)
+  if t.state == state.SCHEDULED then
+    redis.call('ZREM', key.of('scheduled'), t.id)
+  elseif t.state == state.QUEUED and redis.call('ZREM', set_of(t), t.id) == 1 then
+    local a = account.of(t.queue, t.user)
+    place.less(t.queue, 1)
+    account.leave(a, is_critical(t))
+    ready.drop_if_empty(a, t.queue)
+  end
+end
+
+local function counted(t, to) redis.call('HINCRBY', key.of('counters'), to, 1) end
+
+function place.cancel(t)
+  state.set(t, state.CANCELLED)
+  t.ended_at, t.holder = clock.now, 0
+  redis.call('ZADD', key.of('cancelled'), clock.now, t.id)
+  counted(t, 'cancelled')
+end
+
+function place.fail(t, reason)
+  state.set(t, state.FAILED)
+  t.ended_at, t.holder, t.reason = clock.now, 0, reason
+  redis.call('ZADD', key.of('failed'), clock.now, t.id)
+  counted(t, 'failed')
+end
+
+-- Replace a record that cannot be read by a FAILED one, so that its neighbours go on and its owner is told.
+function place.corrupt(id, user, queue)
+  local t = record.stand_in()
+  t.id, t.user, t.queue = id, user, queue
+  local whole = record.create(t, '')
+  t.body = record.HEADER + #user + #queue
+  redis.call('SET', key.of('task', id), whole)
+  place.fail(t, place.CORRUPT)
+  record.save_error(t, '{"type":"CorruptRecord","message":"the record in Redis could not be read"}')
+end
+place.CORRUPT, place.LOST = 5, 4

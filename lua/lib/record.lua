@@ -1,0 +1,89 @@
+-- A task's record: one string of a fixed header (the twin of fairqued/record.py), user, queue, spec and error. The
+-- header is rewritten in place; the spec never changes and is opaque here.
+--#include lib/key
+--#include lib/clock
+--#include lib/state
+local record = {
+  FORMAT = '<c1Bc1BBBBBBHHI4I4I4ddddc8HBHI4',
+  HEADER = 74,
+  CRITICAL = 5,
+  CANCEL_ASKED = 1, HAS_RESULT = 2, OWN_ID = 4,
+}
+
+function record.parse(raw)
+  if not raw or #raw < record.HEADER then return nil end
+  local t = { raw = raw }
+  local magic, version
+  magic, version, t.state, t.flags, t.priority, t.reason, t.suspicion, t.crashes, t.losses, t.attempts, t.failures,
+    t.fence, t.settled, t.holder, t.enqueued_at, t.due, t.started_at, t.ended_at, t.nonce,
+    t.user_length, t.queue_length, t.error_length, t.spec_length = struct.unpack(record.FORMAT, raw)
+  if magic ~= 'F' or version ~= 1 or not string.find(state.ALL, t.state, 1, true) then return nil end
+  t.body = record.HEADER + t.user_length + t.queue_length
+  if #raw < t.body then return nil end
+  t.user = string.sub(raw, record.HEADER + 1, record.HEADER + t.user_length)
+  t.queue = string.sub(raw, record.HEADER + t.user_length + 1, t.body)
+  return t
+end
+
+function record.header(t)
+  return struct.pack(record.FORMAT, 'F', 1, t.state, t.flags, t.priority, t.reason, t.suspicion, t.crashes, t.losses,
+    t.attempts, t.failures, t.fence, t.settled, t.holder, t.enqueued_at, t.due, t.started_at, t.ended_at, t.nonce,
+    t.user_length, t.queue_length, t.error_length, t.spec_length)
+end
+
+-- Header, user and queue of a task, nil if there is no record. One that cannot be read comes back as a stand-in with
+-- `corrupt` set. The first 256 bytes are nearly always enough.
+function record.load(id)
+  local where = key.of('task', id)
+  local raw = redis.call('GETRANGE', where, 0, 255)
+  if raw == '' then return nil end
+  local t = record.parse(raw)
+  if not t and #raw == 256 then t = record.parse(redis.call('GET', where)) end
+  t = t or record.stand_in()
+  t.id = id
+  return t
+end
+
+-- The whole record, spec included; otherwise as `load`.
+function record.load_whole(id)
+  local raw = redis.call('GET', key.of('task', id))
+  if not raw then return nil end
+  local t = record.parse(raw)
+  if not t or t.body + t.spec_length + t.error_length ~= #raw then t = record.stand_in() end
+  t.id = id
+  return t
+end
+
+function record.stand_in()
+  return {
+    corrupt = true, state = state.QUEUED, flags = 0, priority = 2, reason = 0, suspicion = 0, crashes = 0, losses = 0,
+    attempts = 0, failures = 0, fence = 0, settled = 0, holder = 0, enqueued_at = clock.now, due = clock.now,
+    started_at = 0, ended_at = 0, nonce = '\0\0\0\0\0\0\0\0', user = '', queue = '', user_length = 0, queue_length = 0,
+    error_length = 0, spec_length = 0,
+  }
+end
+
+-- A new record as a string; `t` needs user, queue, priority, flags, nonce, due, fence, settled and the state.
+function record.create(t, spec)
+  t.reason, t.suspicion, t.crashes, t.losses, t.attempts, t.failures, t.holder = 0, 0, 0, 0, 0, 0, 0
+  t.enqueued_at, t.started_at, t.ended_at = clock.now, 0, 0
+  t.user_length, t.queue_length, t.error_length, t.spec_length = #t.user, #t.queue, 0, #spec
+  return record.header(t) .. t.user .. t.queue .. spec
+end
+
+function record.save(t) redis.call('SETRANGE', key.of('task', t.id), 0, record.header(t)) end
+
+-- Save with another error text, which is the last part of the string. A shorter text than before leaves a rest behind,
+-- so the record is then written anew.
+function record.save_error(t, text)
+  local where = key.of('task', t.id)
+  local at = t.body + t.spec_length
+  local shrinks = #text < t.error_length
+  t.error_length = #text
+  if shrinks then
+    redis.call('SET', where, record.header(t) .. redis.call('GETRANGE', where, record.HEADER, at - 1) .. text)
+  else
+    redis.call('SETRANGE', where, at, text)
+    record.save(t)
+  end
+end

@@ -1,0 +1,44 @@
+--[[
+Let FAILED and CANCELLED tasks run again, with a clean slate of failures.
+
+KEYS
+  1  meta
+ARGV
+  1  nonce   8 bytes of this call: a replay with the same one changes nothing
+  then task ids
+Moves: failed -> queued, cancelled -> queued
+Returns: a status for each task: queued, already (a replay), refused (not FAILED or CANCELLED), missing, corrupt
+Cost: O(log n) a task
+]]
+--#include lib/key
+--#include lib/clock
+--#include lib/state
+--#include lib/record
+--#include lib/account
+--#include lib/place
+local nonce = ARGV[1]
+
+key.first_write()
+local statuses = {}
+
+local function retry(t)
+  if t.nonce == nonce then return 'already' end
+  if t.state ~= state.FAILED and t.state ~= state.CANCELLED then return 'refused' end
+  redis.call('ZREM', key.of(t.state == state.FAILED and 'failed' or 'cancelled'), t.id)
+  t.flags = bit.band(t.flags, bit.bnot(record.CANCEL_ASKED))
+  t.reason, t.failures, t.suspicion, t.crashes, t.losses = 0, 0, 0, 0, 0
+  t.nonce, t.due, t.ended_at = nonce, clock.now, 0
+  place.queue(t)
+  record.save(t)
+  redis.call('HINCRBY', key.of('counters'), 'revived', 1)
+  return 'queued'
+end
+
+for i = 2, #ARGV do
+  local t = record.load(ARGV[i])
+  local status = 'missing'
+  if t then status = t.corrupt and 'corrupt' or retry(t) end
+  statuses[#statuses + 1] = status
+end
+account.flush()
+return statuses
