@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, cast, get_type_hints, overload
+from types import SimpleNamespace
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    ParamSpec,
+    Protocol,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    get_type_hints,
+    overload,
+)
 
-from fairqued.encoding import dumps, needs_restoring, to_json_value
+from fairqued.encoding import check_json, dumps, from_json_value, restores, to_json_value
 from fairqued.errors import InvalidTask, PayloadTooLarge
 from fairqued.state import Priority
-from fairqued.validation import check_count, check_id, check_meta, check_queue_name, check_seconds
+from fairqued.validation import OPTION_NAMES, check_id, check_options, shown
 
 if TYPE_CHECKING:
     from fairqued.queue import TaskHandle
@@ -53,20 +65,18 @@ class TaskOptions(TypedDict, total=False):
     unique_key: str
 
 
-NOT_YET = ("expires_seconds", "depends_on", "on_parent_failure", "missing_parents", "timeout_seconds", "unique_key")
-
-
 @dataclass(frozen=True, kw_only=True)
 class Task(Generic[R_co]):
     """One unit of work, as a client describes it: a registered function with arguments, or a payload for a handler.
 
-    Raises InvalidTask where a field is not what it has to be.
+    Arguments and payload are encoded when the Task is made: changing them afterwards changes nothing. Raises
+    InvalidTask where a field is not what it has to be.
     """
 
     payload: Any = None
     func: str | None = None
     args: Sequence[Any] = ()
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
     task_id: str | None = None
     user_id: str | None = None
     queue: str = DEFAULT_QUEUE
@@ -78,7 +88,7 @@ class Task(Generic[R_co]):
     retry_backoff_max_seconds: float = DEFAULT_BACKOFF_MAX_SECONDS
     store_result: bool = True
     result_ttl_seconds: float = DEFAULT_RESULT_TTL_SECONDS
-    meta: Mapping[str, str] = field(default_factory=dict)
+    meta: Mapping[str, str] = field(default_factory=dict[str, str])
     expires_seconds: float | None = None
     depends_on: object = None
     on_parent_failure: str | None = None
@@ -87,55 +97,58 @@ class Task(Generic[R_co]):
     unique_key: str | None = None
     returns: Any = field(default=None, repr=False, compare=False)
     """The return annotation of the function, which `result()` restores."""
+    _work: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        refuse_not_yet({name: getattr(self, name) for name in NOT_YET if getattr(self, name) is not None})
-        if self.task_id is not None:
-            check_id(self.task_id, "task_id")
-        if self.user_id is not None:
-            check_id(self.user_id, "user_id")
-        if self.func is not None:
-            check_id(self.func, "func")
-        check_queue_name(self.queue)
-        if not isinstance(self.priority, Priority):
-            raise InvalidTask(f"priority: expected a Priority, found {self.priority!r}")
-        self._check_times()
-        check_count(self.max_retries, "max_retries")
-        if not isinstance(self.store_result, bool):
-            raise InvalidTask(f"store_result: expected True or False, found {self.store_result!r}")
-        if self.meta:
-            check_meta(self.meta)
+        given = {name: value for name, default in _DEFAULTS.items() if (value := getattr(self, name)) is not default}
+        check_options(given)
+        vars(self)["_work"] = self._encode_work()
 
-    def _check_times(self) -> None:
-        if self.delay_seconds is not None:
-            check_seconds(self.delay_seconds, "delay_seconds")
-            if self.run_at is not None:
-                raise InvalidTask("delay_seconds and run_at are both given; expected one of them")
-        if self.run_at is not None and (not isinstance(self.run_at, datetime) or self.run_at.utcoffset() is None):
-            raise InvalidTask(f"run_at: expected a datetime with a time zone, found {self.run_at!r}")
-        backoff = self.retry_backoff_seconds
-        for each in backoff if isinstance(backoff, Sequence) and not isinstance(backoff, str) else [backoff]:
-            check_seconds(each, "retry_backoff_seconds")
-        check_seconds(self.retry_backoff_max_seconds, "retry_backoff_max_seconds")
-        if check_seconds(self.result_ttl_seconds, "result_ttl_seconds") < 0.001:  # noqa: PLR2004
-            raise InvalidTask("result_ttl_seconds: expected at least 0.001; use store_result=False to store none")
+    def _encode_work(self) -> bytes:
+        if self.func is None:
+            if self.args or self.kwargs:
+                raise InvalidTask("args and kwargs are given without func; expected a payload, or a func")
+            check_json(self.payload, "payload")
+            return dumps({"payload": self.payload})
+        if self.payload is not None:
+            raise InvalidTask("payload and func are both given; expected one of them")
+        check_id(self.func, "func")
+        if not isinstance(self.args, list | tuple):
+            raise InvalidTask(f"args: expected a list or tuple, found {shown(self.args)}")
+        args, kwargs = list(self.args), dict(self.kwargs)
+        check_json(args, "args")
+        check_json(kwargs, "kwargs")
+        return _encode_call(self.func, args, kwargs)
 
     def with_options(self, options: TaskOptions) -> Task[R_co]:
-        """This task with other options. Raises InvalidTask for one that does not exist."""
+        """This task with other options. Raises InvalidTask for one that does not exist or has a bad value."""
         if not options:
             return self
-        check_option_names(options)
-        return replace(self, **options)
+        check_options(options)
+        if "delay_seconds" in options:
+            return self._like(run_at=None, **options)
+        if "run_at" in options:
+            return self._like(delay_seconds=None, **options)
+        return self._like(**options)
+
+    def calling(self, args: Sequence[Any], kwargs: Mapping[str, Any], returns: Any) -> Task[Any]:
+        """This task with other arguments, which are plain JSON, and a return annotation."""
+        work = _encode_call(self.func or "", args, kwargs)
+        return self._like(args=args, kwargs=kwargs, returns=returns, _work=work)
+
+    def _like(self, **changes: Any) -> Task[R_co]:
+        """A copy with fields that are known to be right: `dataclasses.replace` would check all of them again."""
+        twin: Task[R_co] = object.__new__(type(self))
+        vars(twin).update(vars(self))
+        vars(twin).update(changes)
+        return twin
 
     def encode_spec(self) -> bytes:
-        """The part of the record that never changes, as JSON.
-
-        Raises:
-            InvalidTask: the arguments are not plain JSON.
-            PayloadTooLarge: the spec exceeds 256 KiB.
-        """
-        spec = self._spec_of_work() | self._spec_of_options()
-        encoded = dumps(spec)
+        """The part of the record that never changes, as JSON. Raises PayloadTooLarge if it exceeds 256 KiB."""
+        options = self._spec_of_options()
+        encoded = self._work
+        if options:
+            encoded = encoded[:-1] + b"," + dumps(options)[1:]  # two JSON objects made one
         if len(encoded) > MAX_SPEC_BYTES:
             raise PayloadTooLarge(
                 f"the task's arguments take {len(encoded)} bytes, at most {MAX_SPEC_BYTES} are allowed: "
@@ -143,53 +156,34 @@ class Task(Generic[R_co]):
             )
         return encoded
 
-    def _spec_of_work(self) -> dict[str, Any]:
-        if self.func is None:
-            return {"payload": to_json_value(self.payload, None, "payload")}
-        if self.payload is not None:
-            raise InvalidTask("payload and func are both given; expected one of them")
-        spec: dict[str, Any] = {"func": self.func}
-        if self.args:
-            spec["args"] = to_json_value(list(self.args), None, "args")
-        if self.kwargs:
-            spec["kwargs"] = to_json_value(dict(self.kwargs), None, "kwargs")
-        return spec
-
     def _spec_of_options(self) -> dict[str, Any]:
         spec: dict[str, Any] = {}
         if self.max_retries:
             spec["max_retries"] = self.max_retries
         if self.retry_backoff_seconds != DEFAULT_BACKOFF_SECONDS:
             backoff = self.retry_backoff_seconds
-            spec["backoff"] = list(backoff) if isinstance(backoff, Sequence) else backoff
+            spec["backoff"] = [float(each) for each in backoff] if isinstance(backoff, Sequence) else float(backoff)
         if self.retry_backoff_max_seconds != DEFAULT_BACKOFF_MAX_SECONDS:
-            spec["backoff_max"] = self.retry_backoff_max_seconds
+            spec["backoff_max"] = float(self.retry_backoff_max_seconds)
         if not self.store_result:
             spec["store_result"] = False
         if self.result_ttl_seconds != DEFAULT_RESULT_TTL_SECONDS:
-            spec["result_ttl"] = self.result_ttl_seconds
+            spec["result_ttl"] = float(self.result_ttl_seconds)
         if self.meta:
             spec["meta"] = dict(self.meta)
         return spec
 
 
-_OPTION_NAMES = frozenset(TaskOptions.__annotations__)
+_DEFAULTS = {each.name: each.default for each in fields(Task) if each.name in OPTION_NAMES}
 
 
-def refuse_not_yet(options: Mapping[str, Any]) -> None:
-    """Raise InvalidTask for options that this release does not know how to honour."""
-    for name in NOT_YET:
-        if name in options:
-            raise InvalidTask(f"{name}: is not supported by this release of fairqued")
-
-
-def check_option_names(options: Mapping[str, Any]) -> None:
-    """Raise InvalidTask for a name that is no option, with the nearest one."""
-    for name in options.keys() - _OPTION_NAMES:
-        import difflib  # noqa: PLC0415 - only for the error text
-
-        near = difflib.get_close_matches(name, _OPTION_NAMES, n=1)
-        raise InvalidTask(f"{name}: is not an option of a task" + (f"; did you mean {near[0]}?" if near else ""))
+def _encode_call(func: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
+    call: dict[str, Any] = {"func": func}
+    if args:
+        call["args"] = args
+    if kwargs:
+        call["kwargs"] = kwargs
+    return dumps(call)
 
 
 class TaskFunction(Protocol[P, C_co, R_co]):
@@ -224,41 +218,79 @@ class FunctionDefinition:
 
     @cached_property
     def signature(self) -> inspect.Signature:
+        """The parameters of the function."""
         return inspect.signature(self.function)
 
     @cached_property
     def annotations(self) -> dict[str, Any]:
-        """Annotations by parameter, `return` among them; those that cannot be resolved restore nothing."""
-        try:
-            hints = get_type_hints(self.function)
-        except Exception:  # noqa: BLE001 - a name that exists for type checkers only
-            return {}
-        return {name: hint for name, hint in hints.items() if needs_restoring_safely(hint)}
+        """Annotations that restore more than plain JSON, by parameter, `return` among them."""
+        return {name: hint for name, hint in self._hints.items() if restores(hint)}
+
+    @cached_property
+    def _hints(self) -> dict[str, Any]:
+        hints: dict[str, Any] = {}
+        for name, annotation in self.function.__annotations__.items():
+            try:
+                alone = SimpleNamespace(__annotations__={name: annotation})
+                hints |= get_type_hints(alone, globalns=inspect.unwrap(self.function).__globals__)
+            except Exception:  # noqa: BLE001, S112 - a name that exists for type checkers only restores nothing
+                continue
+        return hints
 
     @property
     def returns(self) -> Any:
         """The return annotation, where it takes more than plain JSON."""
         return self.annotations.get("return")
 
-    def make_task(self, options: TaskOptions, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Task[Any]:
-        """A Task that calls the function with these arguments."""
+    def make_task(self, template: Task[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Task[Any]:
+        """A Task that calls the function with these arguments and the options of `template`."""
         if self.name.startswith("__main__:"):
             raise InvalidTask(
                 f"{self.function.__qualname__}: is defined in __main__, which workers cannot import; "
                 "move it to a module, and name that module in `imports`"
             )
+        if not kwargs and len(args) in self._positional_calls:
+            plain = [self._make_plain(name, value) for name, value in zip(self._positional, args, strict=False)]
+            return template.calling(plain, {}, self.returns)
         try:
             bound = self.signature.bind(*args, **kwargs)
         except TypeError as error:
             raise InvalidTask(f"{self.name}: {error}") from None
-        return Task(
-            func=self.name,
-            args=[self._plain(name, value) for name, value in zip(self._positional, bound.args, strict=False)]
-            + [self._plain(self._rest, value) for value in bound.args[len(self._positional) :]],
-            kwargs={name: self._plain(name, value) for name, value in bound.kwargs.items()},
-            returns=self.returns,
-            **options,
-        )
+        self._convert(bound, self._make_plain)
+        return template.calling(list(bound.args), bound.kwargs, self.returns)
+
+    def restore(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
+        """Arguments as the function wants them, from the JSON of a task.
+
+        Raises TypeError or ValueError (as msgspec's ValidationError) if they do not fit.
+        """
+        bound = self.signature.bind(*args, **kwargs)
+        if self.annotations:
+            self._convert(bound, lambda name, value: from_json_value(value, self.annotations.get(name)))
+        return bound
+
+    def _convert(self, bound: inspect.BoundArguments, convert: Callable[[str, Any], Any]) -> None:
+        """Put `convert(parameter, value)` in the place of each value; `*args` and `**kwargs` hold several."""
+        for name, value in bound.arguments.items():
+            kind = self.signature.parameters[name].kind
+            if kind is inspect.Parameter.VAR_POSITIONAL:
+                bound.arguments[name] = tuple(convert(name, each) for each in value)
+            elif kind is inspect.Parameter.VAR_KEYWORD:
+                bound.arguments[name] = {key: convert(name, each) for key, each in value.items()}
+            else:
+                bound.arguments[name] = convert(name, value)
+
+    def _make_plain(self, parameter: str, value: Any) -> Any:
+        return to_json_value(value, self.annotations.get(parameter), self._places[parameter])
+
+    @cached_property
+    def _places(self) -> dict[str, str]:
+        """What messages call each parameter."""
+        unknown = self.function.__annotations__.keys() - self._hints.keys()
+        return {
+            name: f"{self.name}: {name}" + (" (its annotation is unknown at run time)" if name in unknown else "")
+            for name in self.signature.parameters
+        }
 
     @cached_property
     def _positional(self) -> list[str]:
@@ -266,41 +298,12 @@ class FunctionDefinition:
         return [name for name, parameter in self.signature.parameters.items() if parameter.kind in kinds]
 
     @cached_property
-    def _rest(self) -> str:
-        kind = inspect.Parameter.VAR_POSITIONAL
-        return next((name for name, parameter in self.signature.parameters.items() if parameter.kind is kind), "")
-
-    def _plain(self, parameter: str, value: Any) -> Any:
-        return to_json_value(value, self.annotations.get(parameter), f"{self.name}: {parameter}")
-
-    def restore(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
-        """Arguments as the function wants them, from the JSON of a task.
-
-        Raises TypeError or ValueError (msgspec's ValidationError is one) if they do not fit.
-        """
-        from fairqued.encoding import from_json_value  # noqa: PLC0415
-
-        bound = self.signature.bind(*args, **kwargs)
-        if self.annotations:
-            for name in self.annotations.keys() & bound.arguments.keys():
-                bound.arguments[name] = self._restore_one(name, bound.arguments[name], from_json_value)
-        return bound
-
-    def _restore_one(self, name: str, value: Any, restore: Callable[[Any, Any], Any]) -> Any:
-        annotation, kind = self.annotations[name], self.signature.parameters[name].kind
-        if kind is inspect.Parameter.VAR_POSITIONAL:
-            return tuple(restore(each, annotation) for each in value)
-        if kind is inspect.Parameter.VAR_KEYWORD:
-            return {key: restore(each, annotation) for key, each in value.items()}
-        return restore(value, annotation)
-
-
-def needs_restoring_safely(hint: Any) -> bool:
-    """`needs_restoring`, False for what cannot be hashed."""
-    try:
-        return needs_restoring(hint)
-    except TypeError:
-        return False
+    def _positional_calls(self) -> range:
+        """How many arguments by position alone, without any by name, make a complete call."""
+        required = [each for each in self.signature.parameters.values() if each.default is inspect.Parameter.empty]
+        if any(each.kind is inspect.Parameter.KEYWORD_ONLY for each in required):
+            return range(0)
+        return range(sum(each.name in self._positional for each in required), len(self._positional) + 1)
 
 
 REGISTRY: dict[str, FunctionDefinition] = {}
@@ -308,10 +311,10 @@ REGISTRY: dict[str, FunctionDefinition] = {}
 
 
 class _Bound:
-    """A task function with other options: what `.using()` returns."""
+    """A task function with the options of a template: what `.using()` returns."""
 
-    def __init__(self, definition: FunctionDefinition, options: TaskOptions) -> None:
-        self.definition, self.options = definition, options
+    def __init__(self, definition: FunctionDefinition, template: Task[Any]) -> None:
+        self.definition, self.template = definition, template
         self.__name__, self.__qualname__ = definition.function.__name__, definition.function.__qualname__
         self.__wrapped__, self.__doc__ = definition.function, definition.function.__doc__
 
@@ -319,12 +322,10 @@ class _Bound:
         return self.definition.function(*args, **kwargs)
 
     def task(self, *args: Any, **kwargs: Any) -> Task[Any]:
-        return self.definition.make_task(self.options, args, kwargs)
+        return self.definition.make_task(self.template, args, kwargs)
 
     def using(self, **options: Unpack[TaskOptions]) -> _Bound:
-        check_option_names(options)
-        refuse_not_yet(options)
-        return _Bound(self.definition, cast("TaskOptions", {**self.options, **options}))
+        return _Bound(self.definition, self.template.with_options(options))
 
     def enqueue(self, *args: Any, **kwargs: Any) -> TaskHandle[Any]:
         from fairqued.queue import default_queue  # noqa: PLC0415 - `queue` stands above this module
@@ -334,7 +335,9 @@ class _Bound:
 
 class _Decorator(Protocol):
     @overload
-    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> TaskFunction[P, Coroutine[Any, Any, R], R]: ...
+    def __call__(
+        self, function: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> TaskFunction[P, Coroutine[Any, Any, R], R]: ...
     @overload
     def __call__(self, function: Callable[P, R], /) -> TaskFunction[P, R, R]: ...
 
@@ -364,41 +367,69 @@ def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     Raises InvalidTask for methods, for options that do not exist and for values that are not allowed.
     """
     if function is not None:
-        return _define(function, {})
-    return lambda function: _define(function, options)
+        return _define(function, **options)
+    return lambda function: _define(function, **options)
 
 
-def _define(function: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
-    if not inspect.isfunction(function):
-        raise InvalidTask(f"@task: expected a function, found {function!r}")
-    owner, _, _ = function.__qualname__.rpartition(".")
-    if owner and not owner.endswith("<locals>"):
-        raise InvalidTask(f"@task: {function.__qualname__} is a method; make it a function and pass what it needs")
-    own = {key: options.pop(key) for key in ("name", "aliases", "retry_on", "no_retry_on") if key in options}
-    check_option_names(options)
+def _define(
+    function: Callable[..., Any],
+    *,
+    name: str | None = None,
+    aliases: Sequence[str] = (),
+    retry_on: Sequence[type[BaseException]] = (Exception,),
+    no_retry_on: Sequence[type[BaseException]] = (),
+    **options: Unpack[TaskOptions],
+) -> Callable[..., Any]:
+    _check_function(function)
+    if name is None:
+        name = f"{function.__module__}:{function.__qualname__}"
     definition = FunctionDefinition(
         function=function,
-        name=check_id(own.get("name") or f"{function.__module__}:{function.__qualname__}", "name"),
-        aliases=tuple(check_id(alias, "aliases") for alias in own.get("aliases", ())),
-        options=cast("TaskOptions", options),
-        retry_on=tuple(own.get("retry_on", (Exception,))),
-        no_retry_on=tuple(own.get("no_retry_on", ())),
+        name=check_id(name, "name"),
+        aliases=tuple(check_id(alias, "aliases") for alias in _several(aliases, "aliases")),
+        options=options,
+        retry_on=_exceptions(retry_on, "retry_on"),
+        no_retry_on=_exceptions(no_retry_on, "no_retry_on"),
     )
-    Task(func=definition.name, **options)  # checks the values of the options
-    for name in (definition.name, *definition.aliases):
-        _register(name, definition)
-    bound = _Bound(definition, definition.options)
+    bound = _Bound(definition, Task[Any](func=name).with_options(options))
+    _register(definition)
     for method in ("task", "using", "enqueue"):
         setattr(function, method, getattr(bound, method))
     return function
 
 
-def _register(name: str, definition: FunctionDefinition) -> None:
-    known = REGISTRY.get(name)
-    same_place = known and known.function.__module__ == definition.function.__module__
-    if known and not (same_place and known.function.__qualname__ == definition.function.__qualname__):
-        raise InvalidTask(f"@task: the name {name!r} is taken by {known.function.__module__}:{known.function.__qualname__}")
-    REGISTRY[name] = definition
+def _check_function(function: Callable[..., Any]) -> None:
+    if not inspect.isfunction(function) or function.__name__ == "<lambda>":
+        raise InvalidTask(f"@task: expected a function with a name, found {shown(function)}")
+    owner, _, _ = function.__qualname__.rpartition(".")
+    if owner and not owner.endswith("<locals>"):
+        raise InvalidTask(f"@task: {function.__qualname__} is a method; make it a function and pass what it needs")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise InvalidTask(f"@task: {function.__qualname__} is a generator; a task returns one value, once")
 
 
-OPTION_FIELDS = tuple(each.name for each in fields(Task) if each.name in _OPTION_NAMES)
+def _exceptions(value: object, name: str) -> tuple[type[BaseException], ...]:
+    classes = _several(value, name)
+    for each in classes:
+        if not (isinstance(each, type) and issubclass(each, BaseException)):
+            raise InvalidTask(f"{name}: expected exception classes, found {shown(each)}")
+    return classes
+
+
+def _several(value: object, name: str) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple | set | frozenset):
+        raise InvalidTask(f"{name}: expected a list or tuple, found {shown(value)}")
+    return tuple(value)
+
+
+def _register(definition: FunctionDefinition) -> None:
+    names = (definition.name, *definition.aliases)
+    for name in names:
+        known = REGISTRY.get(name, definition)
+        if _place(known) != _place(definition):
+            raise InvalidTask(f"@task: the name {name!r} is taken by {_place(known)}")
+    REGISTRY.update(dict.fromkeys(names, definition))
+
+
+def _place(definition: FunctionDefinition) -> str:
+    return f"{definition.function.__module__}:{definition.function.__qualname__}"

@@ -25,6 +25,7 @@ Cost: O(log n) a task
 --#include lib/record
 --#include lib/meta
 --#include lib/account
+--#include lib/bell
 --#include lib/ready
 --#include lib/place
 local nonce, if_exists = ARGV[1], ARGV[2]
@@ -105,7 +106,14 @@ for _, t in ipairs(new) do
     table.insert(group.members, t.id)
   end
 end
-if #scheduled > 0 then redis.call('ZADD', key.of('scheduled'), unpack(scheduled)) end
+if #scheduled > 0 then
+  redis.call('ZADD', key.of('scheduled'), unpack(scheduled))
+  -- The first of all delayed tasks wakes an idle worker, which then knows until when it may sleep.
+  local head = redis.call('ZRANGE', key.of('scheduled'), 0, 0)[1]
+  for _, t in ipairs(new) do
+    if t.id == head then bell.ring(t.queue) end
+  end
+end
 for _, group in ipairs(order) do
   local count = #group.members / 2
   local a = account.of(group.queue, group.user)

@@ -1,1 +1,6 @@
-"""The worker: one process that fetches tasks and runs them."""
+"""The worker: runs tasks. `Worker(queue, handler).run()` works in one's own process too."""
+
+from fairqued.worker.handler import FunctionTaskHandler, Result, TaskHandler
+from fairqued.worker.worker import Worker, WorkerSettings
+
+__all__ = ["FunctionTaskHandler", "Result", "TaskHandler", "Worker", "WorkerSettings"]

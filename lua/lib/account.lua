@@ -8,7 +8,7 @@
 local account = {
   FORMAT = '<ddddI4I4I4', DOMAIN_FORMAT = '<ddI4',
   FIRST_ESTIMATE = 10000, ESTIMATE_CAP = 1000000, LEAST_CHARGE = 1000,
-  opened = {}, order = {}, domains = {}, domain_order = {},
+  opened = {}, order = {}, domains = {}, domain_order = {}, deltas = {},
 }
 
 -- The domain of a queue. Each queue is its own until queues can share one.
@@ -31,7 +31,7 @@ function account.of(queue, user)
   local id = domain .. ':' .. user
   local a = account.opened[id]
   if a then return a end
-  a = { user = user, domain = account.domain(domain), limits = limit.of(user), delta = 0 }
+  a = { user = user, domain = account.domain(domain), limits = limit.of(user) }
   local raw = redis.call('HGET', key.of('account', domain), user)
   if raw then
     a.v, a.deposit, a.estimate, a.touched, a.running, a.waiting, a.critical = struct.unpack(account.FORMAT, raw)
@@ -73,6 +73,12 @@ function account.rank(a, has_critical)
   return a.v
 end
 
+-- Count a task in or out of the user's STARTED ones: in this domain, and in all of them together.
+local function change_running(a, by)
+  a.running = math.max(0, a.running + by)
+  account.deltas[a.user] = (account.deltas[a.user] or 0) + by
+end
+
 -- Charge the start of a waiting task: the deposit is topped up to cover what now runs.
 function account.start(a, rank, critical)
   a.domain.clock = math.max(a.domain.clock, rank)
@@ -81,19 +87,19 @@ function account.start(a, rank, critical)
   a.deposit = a.deposit + top_up
   a.v = a.v + top_up / a.limits.weight
   a.waiting, a.critical = math.max(0, a.waiting - 1), math.max(0, a.critical - critical)
-  a.running, a.delta = a.running + 1, a.delta + 1
+  change_running(a, 1)
 end
 
 -- End one of the user's running tasks, which ran for `took`.
 function account.stop(a, took)
-  a.running, a.delta = math.max(0, a.running - 1), a.delta - 1
+  change_running(a, -1)
   a.estimate = 0.8 * a.estimate + 0.2 * math.max(0, took)
   a.domain.open = math.max(0, a.domain.open - 1)
 end
 
 -- STARTED tasks of the user in all domains, changes of this script included.
 function account.running_everywhere(a)
-  return tonumber(redis.call('HGET', key.of('running'), a.user) or 0) + a.delta
+  return tonumber(redis.call('HGET', key.of('running'), a.user) or 0) + (account.deltas[a.user] or 0)
 end
 
 local function write_account(a)
@@ -118,10 +124,10 @@ function account.flush()
     if d.open == 0 then d.clock = math.max(d.clock, d.largest) end
     redis.call('HSET', key.of('domains'), d.name, struct.pack(account.DOMAIN_FORMAT, d.clock, d.largest, d.open))
   end
-  for _, a in ipairs(account.order) do
-    write_account(a)
-    if a.delta ~= 0 and redis.call('HINCRBY', key.of('running'), a.user, a.delta) <= 0 then
-      redis.call('HDEL', key.of('running'), a.user)
+  for _, a in ipairs(account.order) do write_account(a) end
+  for user, delta in pairs(account.deltas) do
+    if delta ~= 0 and redis.call('HINCRBY', key.of('running'), user, delta) <= 0 then
+      redis.call('HDEL', key.of('running'), user)
     end
   end
 end

@@ -73,17 +73,11 @@ end
 
 function record.save(t) redis.call('SETRANGE', key.of('task', t.id), 0, record.header(t)) end
 
--- Save with another error text, which is the last part of the string. A shorter text than before leaves a rest behind,
--- so the record is then written anew.
+-- Save with another error text, which is the last part of the string. Written anew: a string that grows by SETRANGE
+-- makes Redis reserve as much memory again.
 function record.save_error(t, text)
   local where = key.of('task', t.id)
-  local at = t.body + t.spec_length
-  local shrinks = #text < t.error_length
   t.error_length = #text
-  if shrinks then
-    redis.call('SET', where, record.header(t) .. redis.call('GETRANGE', where, record.HEADER, at - 1) .. text)
-  else
-    redis.call('SETRANGE', where, at, text)
-    record.save(t)
-  end
+  redis.call('SET', where,
+    record.header(t) .. redis.call('GETRANGE', where, record.HEADER, t.body + t.spec_length - 1) .. text)
 end

@@ -1,0 +1,1 @@
+"""What tests share: servers, a faulty proxy, a ledger, waiting."""

@@ -1,0 +1,234 @@
+"""The hammer: workers that are killed and frozen at random over a network that loses and repeats, and what came of it.
+
+Everything random comes from one seed; what the machine makes of it differs from run to run.
+"""
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import orjson
+import redis
+
+from fairqued.connection import Connection
+from fairqued.errors import QueueUnavailable
+from fairqued.queue import TaskQueue
+from fairqued.store import Store
+from tests.support.audit import audited_scripts
+from tests.support.hammer_producer import LIMITS, QUEUES, Enqueued, Producer
+from tests.support.hammer_worker import Nursery, WorkerConfig
+from tests.support.proxy import Counts, FaultyProxy, Faults
+from tests.support.wait import wait_until
+
+NAMESPACE = "hammer"
+WORKERS, SLOTS = 4, 4
+LEASE_SECONDS, HEARTBEAT_SECONDS, TICK_SECONDS = 1.5, 0.3, 0.3
+TRY_SECONDS = 0.4
+KILL_EACH_SECONDS, FREEZE_EACH_SECONDS = 0.4, 2.0
+DRAIN_SECONDS, STOP_SECONDS = 60, 20
+
+CALM = Faults(drop_probability=0.02, copy_probability=0.05)
+STORM = Faults(drop_probability=0.3, copy_probability=0.3)
+LATE = Faults(delay_seconds=1.5 * TRY_SECONDS, copy_probability=0.1)
+OUTAGE = Faults(black_hole=True)
+WEATHER = {CALM: 60, STORM: 25, LATE: 8, OUTAGE: 7}
+
+
+@dataclass
+class Fate:
+    """What happened to one worker process. Times are this host's, in seconds since the epoch, as the server's."""
+
+    worker_id: str
+    pid: int
+    log: Path
+    frozen: list[tuple[float, float]] = field(default_factory=list)
+    """From when until when it was frozen; the last one may have been planned for longer than the process lived."""
+    is_frozen: bool = False
+    ended_at: float | None = None
+    exit_code: int | None = None
+
+
+@dataclass
+class Outcome:
+    """All that is known at the end of a run."""
+
+    tasks: dict[str, Enqueued]
+    fates: dict[str, Fate]
+    counts: Counts
+
+
+class Fleet:
+    """The workers and their master: forks, kills, freezes, reaps and reclaims them."""
+
+    def __init__(self, store: Store, proxy_url: str, nursery: Nursery, logs: Path, chance: random.Random) -> None:
+        self.fates: dict[str, Fate] = {}
+        self._store, self._proxy_url, self._nursery, self._logs, self._random = store, proxy_url, nursery, logs, chance
+        self._to_reclaim: list[str] = []
+
+    @property
+    def living(self) -> list[Fate]:
+        """The workers whose process was not seen to end, frozen or not."""
+        return [fate for fate in self.fates.values() if fate.exit_code is None]
+
+    def fill(self) -> None:
+        """Fork what is missing."""
+        for _ in range(WORKERS - len(self.living)):
+            worker_id = f"w.1.{len(self.fates) + 1}"
+            log = self._logs / worker_id
+            config = WorkerConfig(
+                self._proxy_url, NAMESPACE, list(QUEUES), worker_id, str(log),
+                SLOTS, LEASE_SECONDS, HEARTBEAT_SECONDS, TRY_SECONDS,
+            )  # fmt: skip
+            self.fates[worker_id] = Fate(worker_id, self._nursery.fork(config), log)
+
+    def kill_one(self) -> None:
+        """SIGKILL a worker. Its master reclaims it at once, or died with it: then its lease has to end."""
+        fate = self._random.choice(self.living)
+        os.kill(fate.pid, signal.SIGKILL)
+        fate.exit_code = self._nursery.wait(fate.pid)
+        fate.ended_at = time.time()
+        if self._random.random() < 0.8:
+            self._to_reclaim.append(fate.worker_id)
+
+    def freeze_one(self) -> None:
+        """SIGSTOP a worker: for longer than its lease, or for a moment."""
+        running = [fate for fate in self.living if not fate.is_frozen]
+        if not running:
+            return
+        fate = self._random.choice(running)
+        os.kill(fate.pid, signal.SIGSTOP)
+        seconds = self._random.uniform(2.0, 3.5) if self._random.random() < 0.75 else self._random.uniform(0.1, 1.0)
+        fate.frozen.append((time.time(), time.time() + seconds))
+        fate.is_frozen = True
+
+    def thaw(self, *, everyone: bool = False) -> None:
+        """SIGCONT those whose time has come."""
+        for fate in self.living:
+            if fate.is_frozen and (everyone or time.time() >= fate.frozen[-1][1]):
+                os.kill(fate.pid, signal.SIGCONT)
+                fate.is_frozen = False
+
+    def reap(self) -> None:
+        """Notice workers that ended by themselves."""
+        for fate in self.living:
+            fate.exit_code = self._nursery.poll(fate.pid)
+            if fate.exit_code is not None:
+                fate.ended_at = time.time()
+                self._to_reclaim.append(fate.worker_id)
+
+    def reclaim(self) -> None:
+        """Put back what dead workers held; what fails now is tried again at the next call."""
+        for worker_id in tuple(self._to_reclaim):
+            while self._store.reclaim(worker_id, "death", most=2)[1]:
+                pass
+            self._to_reclaim.remove(worker_id)
+
+    def tick(self) -> None:
+        """Judge leases; the master vouches for some of those that run, the others have their heartbeat alone."""
+        running = [fate.worker_id for fate in self.living if not fate.is_frozen and self._random.random() < 0.5]
+        self._store.tick(int(LEASE_SECONDS * 1e6), int(LEASE_SECONDS * 5e5), running, most=5)
+        self._store.promote()
+
+    def stop(self) -> None:
+        """Let all workers end in good order."""
+        for fate in self.living:
+            os.kill(fate.pid, signal.SIGTERM)
+        wait_until(lambda: self.reap() or not self.living, STOP_SECONDS, "all workers end after SIGTERM")
+
+
+class Hammer:
+    """One run: `strike` for a while, then `drain`."""
+
+    def __init__(self, direct_url: str, proxy: FaultyProxy, nursery: Nursery, logs: Path, seed: int) -> None:
+        self.direct = Store(Connection(direct_url), NAMESPACE)
+        self._proxy = proxy
+        self._random = random.Random(f"{seed} hammer")
+        scripts = audited_scripts()
+        store = Store(Connection(proxy.url, timeout_seconds=2 * TRY_SECONDS), NAMESPACE, scripts)
+        self.fleet = Fleet(store, proxy.url, nursery, logs, random.Random(f"{seed} fleet"))
+        queue = TaskQueue(proxy.url, namespace=NAMESPACE, timeout_seconds=TRY_SECONDS)
+        queue._store = Store(queue._store.connection, NAMESPACE, scripts)
+        self.producer = Producer(queue, self._count_waiting, random.Random(f"{seed} producer"))
+        self._connections = [self.direct.connection, store.connection, queue._store.connection]
+
+    def run(self, seconds: float) -> Outcome:
+        """Strike for so long, then let everything end and say what is known."""
+        self._configure()
+        self.producer.start()
+        try:
+            self._strike(time.monotonic() + seconds)
+        finally:
+            self.producer.stop()
+        for error in self.producer.errors:
+            raise error
+        self._drain()
+        for connection in self._connections:
+            connection.close()
+        return Outcome(self.producer.tasks, self.fleet.fates, self._proxy.counts)
+
+    def _configure(self) -> None:
+        users = {
+            user: orjson.dumps({name: {"value": value, "origin": "yaml"} for name, value in limits.items()})
+            for user, limits in LIMITS.items()
+        }
+        self.direct.configure("hammer", {}, users)
+
+    def _strike(self, until: float) -> None:
+        chores: dict[Callable[[], None], Callable[[], float]] = {
+            self._change_weather: lambda: self._random.uniform(0.2, 0.8),
+            self.fleet.tick: lambda: TICK_SECONDS,
+            self.fleet.kill_one: lambda: self._random.expovariate(1 / KILL_EACH_SECONDS),
+            self.fleet.freeze_one: lambda: self._random.expovariate(1 / FREEZE_EACH_SECONDS),
+            self._proxy.cut: lambda: self._random.expovariate(1 / 3.0),
+        }
+        due = {chore: time.monotonic() + pause() for chore, pause in chores.items()}
+        while time.monotonic() < until and not self.producer.errors:
+            self._supervise()
+            for chore, pause in chores.items():
+                if time.monotonic() >= due[chore]:
+                    self._attempt(chore)
+                    due[chore] = time.monotonic() + pause()
+            time.sleep(0.01)
+
+    def _supervise(self) -> None:
+        self.fleet.thaw()
+        self.fleet.reap()
+        self.fleet.fill()
+        self._attempt(self.fleet.reclaim)
+
+    @staticmethod
+    def _attempt(chore: Callable[[], None]) -> None:
+        try:
+            chore()
+        except QueueUnavailable:
+            return  # as a master: the next round tries again
+
+    def _change_weather(self) -> None:
+        self._proxy.inject(self._random.choices(list(WEATHER), list(WEATHER.values()))[0])
+
+    def _drain(self) -> None:
+        self._proxy.heal()
+        self.fleet.thaw(everyone=True)
+        wait_until(self._is_drained, DRAIN_SECONDS, "every task ends once the faults are over")
+        self.fleet.stop()
+        self.fleet.reclaim()
+
+    def _is_drained(self) -> bool:
+        self._supervise()
+        self._attempt(self.fleet.tick)
+        return not (self._count_waiting() or self._count_started() or self._proxy.counts.copies_pending)
+
+    def _count_waiting(self) -> int:
+        depth, scheduled = self.direct.connection.call(self._read_counts)
+        return sum(map(int, depth)) + int(scheduled)
+
+    def _read_counts(self, client: redis.Redis) -> tuple[list[bytes], int]:
+        keys = self.direct.keys
+        return client.hvals(keys.of("depth")), client.zcard(keys.of("scheduled"))
+
+    def _count_started(self) -> int:
+        return sum(row[2] for row in self.direct.stats(0)[4])

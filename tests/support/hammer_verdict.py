@@ -1,0 +1,308 @@
+"""What the hammer's run proves: what was enqueued, executed, acknowledged and stored, held against each other.
+
+Three witnesses that do not know of each other: the client's notes, the workers' logs, and the server's audit of moves.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import orjson
+
+from fairqued.record import Record
+from fairqued.state import TaskState
+from fairqued.store import Store
+from tests.support.audit import Move, read_moves
+from tests.support.hammer import Fate, Outcome
+from tests.support.hammer_producer import LIMITS, Enqueued
+from tests.support.hammer_worker import EXIT_GONE
+
+_KILLED = -9
+_CHUNK = 1000
+_FINAL, _WAITING = "fxc", "qs"
+_ENDS = {
+    "plain": {TaskState.FINISHED},
+    "repeated": {TaskState.FINISHED},
+    "replaced": {TaskState.FINISHED},
+    "fails_once": {TaskState.FINISHED},
+    "fails": {TaskState.FAILED},
+    "revived": {TaskState.FINISHED, TaskState.FAILED},
+}
+_CANCELLED_ENDS = {
+    True: {TaskState.CANCELLED},
+    False: {TaskState.FINISHED},
+    None: {TaskState.CANCELLED, TaskState.FINISHED},
+}
+
+Holding = tuple[str, str]
+"""A task and a worker that held it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """One run of a task by a worker; `end` is that of the process if it ended first."""
+
+    task_id: str
+    fence: int
+    worker_id: str
+    start: float
+    end: float
+    returned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A started task was taken from its worker: why, and whether the process was alive then."""
+
+    move: Move
+    worker_id: str
+    cause: str
+    was_alive: bool
+
+
+@dataclass
+class Evidence:
+    """All that was written down."""
+
+    outcome: Outcome
+    moves: list[Move]
+    records: Mapping[str, Record]
+    results: Mapping[str, bytes | None]
+    counters: Mapping[str, int]
+    executions: list[Execution] = field(default_factory=list)
+    statuses: list[tuple[str, str, str, str]] = field(default_factory=list)
+    """Worker, task, fence, status of each completion that was acknowledged."""
+
+
+@dataclass
+class History:
+    """The server's moves, told as what they mean."""
+
+    starts: Counter[Holding] = field(default_factory=Counter)
+    completions: Counter[Holding] = field(default_factory=Counter)
+    finishers: dict[str, str] = field(default_factory=dict)
+    ends: Counter[str] = field(default_factory=Counter)
+    losses: list[Loss] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def gather(outcome: Outcome, store: Store) -> Evidence:
+    """Read the logs of the workers and all of Redis."""
+    client = store.connection.client
+    records: dict[str, Record] = {}
+    results: dict[str, bytes | None] = {}
+    ids = list(outcome.tasks)
+    for start in range(0, len(ids), _CHUNK):
+        some = ids[start : start + _CHUNK]
+        raws = client.mget([store.keys.of("task", task_id) for task_id in some])
+        records |= {task_id: Record.parse(task_id, raw) for task_id, raw in zip(some, raws, strict=True) if raw}
+        results |= zip(some, client.mget([store.keys.of("result", task_id) for task_id in some]), strict=True)
+    counters = {name.decode(): int(number) for name, number in client.hgetall(store.keys.of("counters")).items()}
+    evidence = Evidence(outcome, read_moves(client), records, results, counters)
+    for fate in outcome.fates.values():
+        _read_log(fate, evidence)
+    return evidence
+
+
+def _read_log(fate: Fate, evidence: Evidence) -> None:
+    running: dict[tuple[str, str], float] = {}
+    lines = fate.log.read_text().splitlines() if fate.log.exists() else []
+    for what, task_id, fence, *rest in map(str.split, lines):
+        if what == "status":
+            evidence.statuses.append((fate.worker_id, task_id, fence, rest[0]))
+        elif what == "start":
+            running[task_id, fence] = float(rest[-1])
+        else:
+            start = running.pop((task_id, fence))
+            evidence.executions.append(Execution(task_id, int(fence), fate.worker_id, start, float(rest[0]), True))
+    for (task_id, fence), start in running.items():
+        end = fate.ended_at or start
+        evidence.executions.append(Execution(task_id, int(fence), fate.worker_id, start, end, False))
+
+
+def read_history(moves: Iterable[Move], tasks: Mapping[str, Enqueued], fates: Mapping[str, Fate]) -> History:
+    """Go through the moves in the server's order, and find those that must not be."""
+    history = History()
+    states: dict[str, str] = {}
+    holders: dict[str, str] = {}
+    running: Counter[str] = Counter()
+    for move in moves:
+        was = states.get(move.task_id, move.before)
+        if was != move.before and not (was in _WAITING and move.before in _WAITING):  # replaced while it waited
+            history.problems.append(f"{move} although it stood at {was!r}")
+        states[move.task_id] = move.after
+        history.ends[move.task_id] += (move.after in _FINAL) - (move.before in _FINAL)
+        if move.task_id not in tasks:
+            history.problems.append(f"{move} of a task that was never enqueued")
+            continue
+        running[tasks[move.task_id].user] += (move.after == "r") - (move.before == "r")
+        if move.after == "r":
+            holders[move.task_id] = move.worker
+            history.starts[move.task_id, move.worker] += 1
+        elif move.before == "r":
+            _end_attempt(history, move, fates[holders[move.task_id]])
+        history.problems += _over_limit(tasks[move.task_id].user, running)
+    return history
+
+
+def _end_attempt(history: History, move: Move, holder: Fate) -> None:
+    if move.script in ("finish", "fail"):
+        history.completions[move.task_id, move.worker] += 1
+        history.finishers[move.task_id] = move.worker
+        if move.worker != holder.worker_id:
+            history.problems.append(f"{move} accepted, but {holder.worker_id} held the task")
+        return
+    was_alive = holder.ended_at is None or move.at < holder.ended_at
+    if was_alive and move.script != "tick":
+        history.problems.append(f"{move} while its worker {holder.worker_id} was alive and nobody had judged its lease")
+    history.losses.append(Loss(move, holder.worker_id, _cause(move, holder, was_alive), was_alive))
+
+
+def _cause(move: Move, holder: Fate, was_alive: bool) -> str:  # noqa: FBT001
+    if not was_alive:
+        return "host died" if move.script == "tick" else "killed" if holder.exit_code == _KILLED else "had to exit"
+    was_frozen = any(start < move.at for start, _ in holder.frozen)
+    return "frozen" if was_frozen else "cut off"
+
+
+def _over_limit(user: str, running: Counter[str]) -> Iterator[str]:
+    most = LIMITS.get(user, {}).get("max_running")
+    if most and running[user] > most:
+        yield f"user {user} runs {running[user]} tasks, at most {most} are allowed"
+
+
+class Verdict:
+    """The problems of a run, and what explains its double executions."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        self._evidence = evidence
+        self._tasks, self._fates = evidence.outcome.tasks, evidence.outcome.fates
+        self._history = read_history(evidence.moves, self._tasks, self._fates)
+        self.doubles: Counter[str] = Counter()
+        self.problems = [
+            *self._history.problems,
+            *self._judge_tasks(),
+            *self._judge_results(),
+            *self._judge_executions(),
+            *self._judge_overlaps(),
+            *self._judge_statuses(),
+            *self._judge_counters(),
+            *self._judge_workers(),
+        ]
+
+    def summary(self) -> str:
+        """The run in one line."""
+        counts, fates = self._evidence.outcome.counts, self._fates.values()
+        causes = ", ".join(f"{number} {cause}" for cause, number in sorted(self.doubles.items())) or "none"
+        return (
+            f"{len(self._evidence.records)} tasks, {sum(told.accepted is None for told in self._tasks.values())} enqueues "
+            f"unknown, {sum(fate.exit_code == _KILLED for fate in fates)} kills, {sum(len(f.frozen) for f in fates)} "
+            f"freezes, {len(self._zombies())} zombies, {counts.replies_dropped} replies dropped, "
+            f"{counts.copies_delivered} late copies, {sum(self._history.starts.values())} starts, "
+            f"{len(self._history.losses)} reclaimed, {self.doubles.total()} executed again ({causes})"
+        )
+
+    def _judge_tasks(self) -> Iterator[str]:
+        for task_id, told in self._tasks.items():
+            record = self._evidence.records.get(task_id)
+            if record is not None:
+                yield from self._judge_record(record, told)
+            elif told.accepted or self._history.ends[task_id]:
+                yield f"task {task_id} is lost: {told}"
+
+    def _judge_record(self, record: Record, told: Enqueued) -> Iterator[str]:
+        allowed = _CANCELLED_ENDS[told.cancelled] if told.kind == "cancelled" else _ENDS[told.kind]
+        if record.state not in allowed:
+            yield f"task {record.task_id} is {record.state} ({record.reason}): {told}"
+        if self._history.ends[record.task_id] != 1:
+            yield f"task {record.task_id} ended {self._history.ends[record.task_id]} times: {told}"
+        version = record.read_spec()["payload"]["version"]
+        if version not in told.versions:
+            yield f"task {record.task_id} stands with version {version}: {told}"
+
+    def _judge_results(self) -> Iterator[str]:
+        for task_id, record in self._evidence.records.items():
+            raw = self._evidence.results[task_id]
+            found: Any = orjson.loads(raw) if raw else None
+            by = [self._history.finishers.get(task_id), record.settled]
+            if found != (by if record.state is TaskState.FINISHED else None):
+                yield f"task {task_id}, {record.state} by {by}, has the result {found}"
+
+    def _judge_executions(self) -> Iterator[str]:
+        done: dict[Holding, list[Execution]] = defaultdict(list)
+        lost: dict[Holding, list[Loss]] = defaultdict(list)
+        for each in self._evidence.executions:
+            done[each.task_id, each.worker_id].append(each)
+        for loss in self._history.losses:
+            lost[loss.move.task_id, loss.worker_id].append(loss)
+        fences = Counter((each.task_id, each.fence) for each in self._evidence.executions)
+        yield from (f"attempt {attempt} was executed {times} times" for attempt, times in fences.items() if times > 1)
+        for holding in done.keys() | self._history.starts.keys():
+            yield from self._judge_holding(holding, done[holding], lost[holding])
+
+    def _judge_holding(self, holding: Holding, done: list[Execution], lost: list[Loss]) -> Iterator[str]:
+        starts, completed = self._history.starts[holding], self._history.completions[holding]
+        if len(done) > starts:
+            yield f"{holding} was executed {len(done)} times, started {starts} times"
+        if len(done) < starts - len(lost):
+            yield f"{holding} was started {starts} times for {len(done)} executions, and taken back {len(lost)} times"
+        surplus = len(done) - completed
+        if surplus > len(lost):
+            yield f"{holding} was executed {len(done)} times, completed {completed} times, taken back {len(lost)} times"
+        for loss in lost[:surplus] if surplus > 0 else ():
+            self.doubles[loss.cause + (", had returned" if done[-1].returned else ", still ran")] += 1
+
+    def _zombies(self) -> set[str]:
+        return {loss.worker_id for loss in self._history.losses if loss.was_alive}
+
+    def _judge_overlaps(self) -> Iterator[str]:
+        zombies = self._zombies()
+        by_task: dict[str, list[Execution]] = defaultdict(list)
+        for each in sorted(self._evidence.executions, key=lambda execution: execution.start):
+            by_task[each.task_id].append(each)
+        for executions in by_task.values():
+            for earlier, later in pairwise(executions):
+                if later.start < earlier.end and earlier.worker_id not in zombies | {later.worker_id} - zombies:
+                    yield f"{later} began while {earlier} ran"
+
+    def _judge_statuses(self) -> Iterator[str]:
+        told = Counter((task_id, worker_id) for worker_id, task_id, _, _ in self._evidence.statuses)
+        attempts = Counter((task_id, fence) for _, task_id, fence, _ in self._evidence.statuses)
+        yield from (f"attempt {attempt} was acknowledged {n} times" for attempt, n in attempts.items() if n > 1)
+        for worker_id, task_id, fence, status in self._evidence.statuses:
+            if status == "corrupt":
+                yield f"worker {worker_id}: completion of {task_id} with fence {fence} is {status}"
+        for holding in told.keys() | self._history.completions.keys():
+            accepted, heard = self._history.completions[holding], told[holding]
+            if heard > accepted or (heard < accepted and self._fates[holding[1]].exit_code == 0):
+                yield f"{holding} was completed {accepted} times, acknowledged {heard} times"
+
+    def _judge_counters(self) -> Iterator[str]:
+        found = Counter(self._evidence.counters)
+        moves = self._evidence.moves
+        to = Counter(move.after for move in moves)
+        replaced = found["enqueued"] - len(self._evidence.records)
+        expected = {
+            "finished": to["f"],
+            "failed": to["x"],
+            "cancelled": to["c"] + replaced,
+            "started": to["r"],
+            "reclaimed": len(self._history.losses),
+            "retried": sum(move.script == "fail" and move.after == "s" for move in moves),
+            "revived": sum(move.script == "retry" for move in moves),
+        }
+        for name, number in expected.items():
+            if found[name] != number:
+                yield f"counter {name} is {found[name]}, expected {number}"
+        if found["finished"] + found["failed"] + found["cancelled"] != found["enqueued"] + found["revived"]:
+            yield f"the counters do not add up: {dict(found)}"
+
+    def _judge_workers(self) -> Iterator[str]:
+        for fate in self._fates.values():
+            if fate.exit_code not in (0, EXIT_GONE, _KILLED):
+                yield f"worker {fate.worker_id} ended with {fate.exit_code}"
+        for worker_id in self._zombies():
+            if self._fates[worker_id].exit_code == 0:
+                yield f"worker {worker_id} lost its lease and went on to the end"
