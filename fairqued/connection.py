@@ -6,17 +6,31 @@ operations, which are idempotent, with jittered backoff until a deadline.
 
 from __future__ import annotations
 
+import math
 import os
 import random
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import quote
 
 import redis
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissionError, RedisError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    ClusterDownError,
+    InvalidResponse,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
@@ -24,12 +38,17 @@ from redis.retry import Retry
 from fairqued.errors import ConfigError, NotAllowed, QueueUnavailable
 
 T = TypeVar("T")
+Operation = Callable[[Any], T]
+"""What is done with a `redis.Redis`; Any, since redis-py's own annotations change between its releases."""
 
 DEFAULT_TIMEOUT_SECONDS = 5.0
-_TRANSIENT = ("LOADING", "BUSY ", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "OOM", "MISCONF", "NOREPLICAS")
-_TRANSIENT_TEXTS = ("max number of clients", "Redis is busy", "-OOM", "-READONLY", "when used memory > 'maxmemory'")
-_FORBIDDEN = ("NOAUTH", "WRONGPASS", "NOPERM")
-_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 2.0
+_UNREACHABLE = (RedisConnectionError, RedisTimeoutError, OSError, InvalidResponse)
+_TRANSIENT = (ReadOnlyError, OutOfMemoryError, ClusterDownError, TryAgainError)
+_TRANSIENT_CODES = ("LOADING", "BUSY ", "READONLY", "MASTERDOWN", "OOM", "MISCONF", "NOREPLICAS")
+_TRANSIENT_TEXTS = ("-OOM", "-READONLY", "-MISCONF", "-NOREPLICAS", "when used memory > 'maxmemory'")
+_FORBIDDEN = (AuthenticationError, AuthorizationError, NoPermissionError)
+_FORBIDDEN_CODES, _FORBIDDEN_TEXTS = ("NOAUTH", "WRONGPASS", "NOPERM"), ("-NOPERM", "ACL failure in script")
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS, _SHORTEST_TRY_SECONDS = 0.05, 2.0, 0.01
 
 _abandoned: list[redis.Redis] = []
 """Clients inherited over a fork: never touched again, never collected (their locks may be held for ever)."""
@@ -37,19 +56,18 @@ _abandoned: list[redis.Redis] = []
 
 def masked(url: str) -> str:
     """`url` without its password, for messages."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    host = parts.hostname or ""
-    port = f":{parts.port}" if parts.port else ""
-    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}{port}"))
+    url = re.sub(r"(?<=://)([^:/?#]*):.*@", r"\1:***@", url)
+    return re.sub(r"(?<=[?&]password=)[^&]*", "***", url)
 
 
 def resolve_url(url: str) -> str:
-    """Turn `fairqued://STATE_DIR` (an embedded Redis) into the URL of its socket. Raises ConfigError for other schemes."""
+    """Turn `fairqued://STATE_DIR` (an embedded Redis) into the URL of its socket.
+
+    Raises ConfigError for schemes that do not lead to a Redis.
+    """
     scheme, _, rest = url.partition("://")
     if scheme == "fairqued":
-        return f"unix://{Path('/' + rest.lstrip('/')) / 'redis.sock'}"
+        return "unix://" + quote(str(Path("/" + rest.lstrip("/")) / "redis.sock"))
     if scheme not in ("redis", "rediss", "unix"):
         raise ConfigError(f"Redis URL {masked(url)!r}: expected redis://, rediss://, unix:// or fairqued://STATE_DIR")
     return url
@@ -79,49 +97,60 @@ def make_client(url: str, socket_timeout_seconds: float, *, max_connections: int
 def translate(error: Exception, url: str) -> Exception:
     """The error of ours for one of redis-py's; the same error if it is no matter of reachability or rights."""
     text = str(error)
-    if isinstance(error, AuthenticationError | AuthorizationError | NoPermissionError) or text.startswith(_FORBIDDEN):
+    if isinstance(error, _FORBIDDEN) or text.startswith(_FORBIDDEN_CODES) or _has(text, _FORBIDDEN_TEXTS):
         return NotAllowed(f"Redis at {masked(url)} refused: {text}")
-    if isinstance(error, RedisConnectionError | RedisTimeoutError | OSError):
-        return QueueUnavailable(f"Redis at {masked(url)} cannot be reached: {text or type(error).__name__}")
-    if text.startswith(_TRANSIENT) or any(each in text for each in _TRANSIENT_TEXTS):
+    if (
+        isinstance(error, BusyLoadingError | _TRANSIENT)
+        or text.startswith(_TRANSIENT_CODES)
+        or _has(text, _TRANSIENT_TEXTS)
+    ):
         return QueueUnavailable(f"Redis at {masked(url)} refuses to work: {text}")
+    if isinstance(error, _UNREACHABLE):
+        return QueueUnavailable(f"Redis at {masked(url)} cannot be reached: {text or type(error).__name__}")
     return error
 
 
+def _has(text: str, parts: Iterable[str]) -> bool:
+    return any(part in text for part in parts)
+
+
 def backoff_seconds(attempt: int) -> float:
-    """Full jitter (Marc Brooker, "Exponential Backoff and Jitter", 2015) for the attempt, counted from 0."""
-    return random.uniform(0.5, 1.0) * min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2 ** min(attempt, 10))  # noqa: S311
+    """Jittered exponential backoff (Marc Brooker, "Exponential Backoff and Jitter", 2015); attempts count from 0."""
+    longest: float = min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2 ** min(attempt, 10))
+    return random.uniform(0.5, 1.0) * longest  # noqa: S311
 
 
 class Connection:
     """A Redis client for one URL: thread-safe, opened at the first use, replaced after a fork."""
 
     def __init__(self, url: str, *, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> None:
-        """`timeout_seconds` is the deadline of one call with all its tries; one try gets at most half of it."""
+        """`timeout_seconds` is the deadline of one call with all its tries; one try gets at most half of it.
+
+        Raises ConfigError if `url` is not a Redis URL.
+        """
+        if not 0 < timeout_seconds < math.inf:
+            raise ConfigError(f"timeout_seconds: expected a number above 0, found {timeout_seconds!r}")
         self.url = url
         self.timeout_seconds = timeout_seconds
-        resolve_url(url)
-        self._client: redis.Redis | None = None
-        self._pid = os.getpid()
+        self._owned = self._own()
+
+    def _own(self) -> tuple[int, redis.Redis]:
+        return os.getpid(), make_client(self.url, self.timeout_seconds / 2)
 
     @property
     def client(self) -> redis.Redis:
         """The client of this process."""
-        if self._client is not None and self._pid != os.getpid():
-            _abandoned.append(self._client)
-            self._client = None
-        if self._client is None:
-            self._client, self._pid = make_client(self.url, self.timeout_seconds / 2), os.getpid()
-        return self._client
+        pid, client = self._owned
+        if pid != os.getpid():
+            _abandoned.append(client)
+            self._owned = pid, client = self._own()
+        return client
 
-    def once(self, operation: Callable[[redis.Redis], T]) -> T:
+    def once(self, operation: Operation[T]) -> T:
         """Try `operation` once. Raises QueueUnavailable or NotAllowed."""
-        try:
-            return operation(self.client)
-        except (RedisError, OSError) as error:
-            raise translate(error, self.url) from error
+        return self._try(operation, self.client)
 
-    def call(self, operation: Callable[[redis.Redis], T]) -> T:
+    def call(self, operation: Operation[T]) -> T:
         """Try `operation`, which has to be idempotent, until it answers or the deadline is over.
 
         Raises QueueUnavailable or NotAllowed.
@@ -130,7 +159,7 @@ class Connection:
         attempt = 0
         while True:
             try:
-                return self.once(operation)
+                return self._try_within(deadline - time.monotonic(), operation)
             except QueueUnavailable:
                 pause = backoff_seconds(attempt)
                 if time.monotonic() + pause >= deadline:
@@ -138,11 +167,26 @@ class Connection:
             time.sleep(pause)
             attempt += 1
 
+    def _try_within(self, seconds: float, operation: Operation[T]) -> T:
+        if seconds >= self.timeout_seconds / 2:
+            return self.once(operation)
+        with make_client(self.url, max(seconds, _SHORTEST_TRY_SECONDS)) as hasty:
+            return self._try(operation, hasty)
+
+    def _try(self, operation: Operation[T], client: redis.Redis) -> T:
+        try:
+            return operation(client)
+        except (RedisError, OSError) as error:
+            ours = translate(error, self.url)
+            if ours is error:
+                raise
+            raise ours from error
+
     def close(self) -> None:
         """Close the sockets. The next call opens new ones."""
-        if self._client is not None and self._pid == os.getpid():
-            self._client.close()
-        self._client = None
+        pid, client = self._owned
+        if pid == os.getpid():
+            client.close()
 
 
 def is_missing_script(reply: Any) -> bool:

@@ -55,6 +55,9 @@ class EnqueueIncomplete(FairquedError):
         super().__init__(message)
         self.handles = list(handles)
 
+    def __reduce__(self) -> tuple[type[EnqueueIncomplete], tuple[list[Any], str]]:
+        return type(self), (self.handles, str(self))
+
 
 class TaskFailed(FairquedError):
     """The task failed for good."""
@@ -76,6 +79,10 @@ class TaskCancelled(FairquedError):
 
 class ResultExpired(FairquedError):
     """The task finished, but its result is no longer kept, or was never stored."""
+
+
+class InvalidResult(FairquedError, ValueError):
+    """The stored result does not fit the return annotation of the function."""
 
 
 class ResultTimeout(FairquedError, TimeoutError):

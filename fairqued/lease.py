@@ -61,7 +61,8 @@ class StartedTask:
 
     @property
     def meta(self) -> Mapping[str, str]:
-        return self.spec.get("meta", {})
+        meta: Mapping[str, str] = self.spec.get("meta", {})
+        return meta
 
     @property
     def retries_left(self) -> int:

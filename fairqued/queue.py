@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from functools import cache
-from typing import Any, Generic, Literal, TypeVar, Unpack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cache, partial
+from typing import Any, Generic, Literal, TypeVar, Unpack, get_args
 
 import orjson
 
@@ -21,6 +21,7 @@ from fairqued.errors import (
     DuplicateTask,
     EnqueueIncomplete,
     FairquedError,
+    InvalidResult,
     InvalidTask,
     NotAllowed,
     ResultExpired,
@@ -35,11 +36,13 @@ from fairqued.record import Record
 from fairqued.state import Priority, Reason, TaskState
 from fairqued.store import NewTask, Store
 from fairqued.tasks import DEFAULT_QUEUE, Task, TaskOptions
-from fairqued.validation import check_id, check_queue_name
+from fairqued.validation import check_id, check_queue_name, check_seconds, shown
 
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 IfExists = Literal["raise", "ignore", "replace"]
 
+IF_EXISTS = get_args(IfExists)
 URL_VARIABLE, NAMESPACE_VARIABLE = "FAIRQUED_REDIS_URL", "FAIRQUED_NAMESPACE"
 _CHUNK_TASKS, _CHUNK_BYTES = 500, 1_048_576
 _FIRST_LOOK_SECONDS, _LONGEST_LOOK_SECONDS = 0.002, 0.25
@@ -87,8 +90,12 @@ class TaskInfo:
         )  # fmt: skip
 
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
 def _datetime(microseconds: float) -> datetime:
-    return datetime.fromtimestamp(microseconds / 1e6, UTC)
+    return _EPOCH + microseconds * _MICROSECOND
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +157,7 @@ def _numbers(flat: Sequence[bytes]) -> dict[str, int]:
     return {name.decode(): int(number) for name, number in zip(flat[::2], flat[1::2], strict=True)}
 
 
-class TaskHandle(Generic[R]):
+class TaskHandle(Generic[R_co]):
     """A task that was enqueued, by its id."""
 
     def __init__(self, queue: TaskQueue, task_id: str, returns: Any = None) -> None:
@@ -176,7 +183,7 @@ class TaskHandle(Generic[R]):
         """Let a FAILED or CANCELLED task run again; False in any other state. Raises TaskNotFound."""
         return self._queue.retry(self.task_id)
 
-    def result(self, timeout_seconds: float | None = None, *, inside_task: bool = False) -> R:
+    def result(self, timeout_seconds: float | None = None, *, inside_task: bool = False) -> R_co:
         """Wait for the task's end and return what it returned.
 
         Inside a running task this is refused unless `inside_task` is true: when all slots wait for tasks that need a
@@ -187,12 +194,14 @@ class TaskHandle(Generic[R]):
             TaskCancelled: it was cancelled.
             ResultExpired: it finished, but its result is no longer kept or was never stored.
             ResultTimeout: it did not end in time.
+            InvalidResult: its result is not of the type that the function declares.
             TaskNotFound: there is no such task (any more).
             NotAllowed: called inside a task.
         """
         if current_task().is_running and not inside_task:
             raise NotAllowed("result() inside a task can wait for ever; pass inside_task=True if it cannot here")
-        deadline = math.inf if timeout_seconds is None else time.monotonic() + timeout_seconds
+        seconds = math.inf if timeout_seconds is None else check_seconds(timeout_seconds, "timeout_seconds")
+        deadline = time.monotonic() + seconds
         pause = _FIRST_LOOK_SECONDS
         while True:
             record, result = self._queue._read_with_result(self.task_id)  # noqa: SLF001
@@ -200,11 +209,11 @@ class TaskHandle(Generic[R]):
                 return self._outcome(record, result)
             left = deadline - time.monotonic()
             if left <= 0:
-                raise ResultTimeout(f"task {self.task_id} is {record.state} after {timeout_seconds:g} s")
+                raise ResultTimeout(f"task {self.task_id} is still {record.state} after {seconds:g} s")
             time.sleep(min(pause, left))
             pause = min(pause * 1.5, _LONGEST_LOOK_SECONDS)
 
-    def _outcome(self, record: Record, result: bytes | None) -> R:
+    def _outcome(self, record: Record, result: bytes | None) -> R_co:
         if record.state is TaskState.CANCELLED:
             raise TaskCancelled(f"task {self.task_id} was cancelled")
         if record.state is TaskState.FAILED:
@@ -215,10 +224,17 @@ class TaskHandle(Generic[R]):
                 str(error.get("traceback", "")), reason,
             )  # fmt: skip
         if result is not None:
-            return from_json_value(loads(result), self._returns)  # type: ignore[no-any-return]
+            return self._restored(result)
         if record.has_result or record.read_spec().get("store_result") is False:
             raise ResultExpired(f"task {self.task_id} finished, but its result is not kept (any more)")
-        return None  # type: ignore[return-value]
+        return None  # type: ignore[return-value]  # the result was null
+
+    def _restored(self, result: bytes) -> R_co:
+        try:
+            value: R_co = from_json_value(loads(result), self._returns)
+        except ValueError as error:
+            raise InvalidResult(f"task {self.task_id}: its result is not {self._returns}: {error}") from error
+        return value
 
 
 class TaskQueue:
@@ -244,6 +260,11 @@ class TaskQueue:
         self.user_id = check_id(user_id, "user_id") if user_id is not None else None
         self._store = Store(Connection(url, timeout_seconds=timeout_seconds), self.namespace)
 
+    def __reduce__(self) -> tuple[Callable[[], TaskQueue], tuple[()]]:
+        url, seconds = self._store.connection.url, self._store.connection.timeout_seconds
+        again = partial(TaskQueue, url, namespace=self.namespace, user_id=self.user_id, timeout_seconds=seconds)
+        return again, ()
+
     def enqueue(
         self, task: Task[R], /, *, if_exists: IfExists = "raise", **options: Unpack[TaskOptions]
     ) -> TaskHandle[R]:
@@ -255,7 +276,7 @@ class TaskQueue:
                 `"replace"`: a task that still waits is replaced).
             QueueUnavailable: Redis did not answer in time; the task may or may not have been accepted.
         """
-        return self._push([self._prepare(task.with_options(options))], if_exists, [task])[0]
+        return self._push([self._prepare(task, options)], _checked(if_exists))[0]
 
     def enqueue_many(
         self, tasks: Iterable[Task[R]], /, *, if_exists: IfExists = "raise", **options: Unpack[TaskOptions]
@@ -265,12 +286,13 @@ class TaskQueue:
         Every task is checked before the first one is sent. Raises as `enqueue`, and EnqueueIncomplete with the handles
         of those that were accepted when a later chunk fails.
         """
-        given = [task.with_options(options) for task in tasks]
-        prepared = [self._prepare(task) for task in given]
+        _checked(if_exists)
+        prepared = [self._prepare(task, options) for task in tasks]
+        _refuse_twins(new for new, _ in prepared)
         handles: list[TaskHandle[R]] = []
-        for start, end in _chunks(prepared):
+        for start, end in _chunks([len(new.spec) for new, _ in prepared]):
             try:
-                handles += self._push(prepared[start:end], if_exists, given[start:end])
+                handles += self._push(prepared[start:end], if_exists)
             except FairquedError as error:
                 if not handles:
                     raise
@@ -291,17 +313,15 @@ class TaskQueue:
 
         Raises TaskNotFound.
         """
-        status = self._store.cancel([check_id(task_id, "task_id")])[0]
-        if status == "missing":
-            raise TaskNotFound(f"task {task_id}: {TaskNotFound.__doc__}")
-        return status in ("cancelled", "asked")
+        return self._status(task_id, self._store.cancel([check_id(task_id, "task_id")])) in ("cancelled", "asked")
 
     def retry(self, task_id: str) -> bool:
-        """Let a FAILED or CANCELLED task run again with a clean slate; False in any other state. Raises TaskNotFound."""
-        status = self._store.retry(os.urandom(8), [check_id(task_id, "task_id")])[0]
-        if status == "missing":
-            raise TaskNotFound(f"task {task_id}: {TaskNotFound.__doc__}")
-        return status in ("queued", "already")
+        """Let a FAILED or CANCELLED task run again with a clean slate; False in any other state.
+
+        Raises TaskNotFound.
+        """
+        statuses = self._store.retry(os.urandom(8), [check_id(task_id, "task_id")])
+        return self._status(task_id, statuses) in ("queued", "already")
 
     def stats(self, *, most_users: int = 100) -> QueueStats:
         """Depths, counters, workers, and up to `most_users` users with waiting work in each queue."""
@@ -315,31 +335,32 @@ class TaskQueue:
         heartbeat_seconds: float = DEFAULT_HEARTBEAT_SECONDS,
     ) -> QueueLease:
         """A worker in this process, for use in a `with` block."""
-        names = [check_queue_name(name) for name in queues]
+        if isinstance(queues, str):
+            raise InvalidTask(f"queues: expected a list of names, found {shown(queues)}")
+        names = [check_queue_name(name, "queues") for name in queues]
         return QueueLease(self._store, names, lease_seconds=lease_seconds, heartbeat_seconds=heartbeat_seconds)
 
     def close(self) -> None:
         """Close the connections; the next call opens new ones."""
         self._store.connection.close()
 
-    def _prepare(self, task: Task[Any]) -> NewTask:
+    def _prepare(self, task: Task[R], options: TaskOptions) -> tuple[NewTask, Task[R]]:
         if not isinstance(task, Task):
-            raise InvalidTask(f"expected a Task, found {type(task).__name__}; a task function makes one with .task(…)")
+            raise InvalidTask(f"expected a Task, found {shown(task)}; a task function makes one with .task(…)")
+        task = task.with_options(options)
         user_id = task.user_id or ambient_user() or self.user_id
         if user_id is None:
             raise InvalidTask(
                 "user_id: whose task is it? Give user_id to the task or to TaskQueue, or enqueue within as_user(…)"
             )
         task_id = task.task_id or os.urandom(12).hex()
-        return NewTask(
-            task_id, user_id, task.queue, int(task.priority), _due(task), task.task_id is None, task.encode_spec()
-        )
+        is_own_id = task.task_id is None
+        spec = task.encode_spec()
+        return NewTask(task_id, user_id, task.queue, int(task.priority), _due(task), is_own_id, spec), task
 
-    def _push(self, prepared: Sequence[NewTask], if_exists: str, tasks: Sequence[Task[R]]) -> list[TaskHandle[R]]:
-        if if_exists not in ("raise", "ignore", "replace"):
-            raise InvalidTask(f'if_exists: expected "raise", "ignore" or "replace", found {if_exists!r}')
-        self._store.push(os.urandom(8), if_exists, prepared)
-        return [TaskHandle(self, new.task_id, task.returns) for new, task in zip(prepared, tasks, strict=True)]
+    def _push(self, prepared: Sequence[tuple[NewTask, Task[R]]], if_exists: str) -> list[TaskHandle[R]]:
+        self._store.push(os.urandom(8), if_exists, [new for new, _ in prepared])
+        return [TaskHandle(self, new.task_id, task.returns) for new, task in prepared]
 
     def _read(self, task_id: str) -> Record:
         return self._read_with_result(task_id)[0]
@@ -347,27 +368,51 @@ class TaskQueue:
     def _read_with_result(self, task_id: str) -> tuple[Record, bytes | None]:
         record, result = self._store.read_with_result(check_id(task_id, "task_id"))
         if record is None:
-            raise TaskNotFound(f"task {task_id}: {TaskNotFound.__doc__}")
+            raise _not_found(task_id)
         return record, result
+
+    def _status(self, task_id: str, statuses: Sequence[str]) -> str:
+        if statuses[0] == "missing":
+            raise _not_found(task_id)
+        return statuses[0]
+
+
+def _not_found(task_id: str) -> TaskNotFound:
+    return TaskNotFound(f"task {task_id} is not known: it never existed, or its retention is over")
+
+
+def _checked(if_exists: str) -> str:
+    if if_exists not in IF_EXISTS:
+        raise InvalidTask(f"if_exists: expected one of {', '.join(IF_EXISTS)}, found {shown(if_exists)}")
+    return if_exists
+
+
+def _refuse_twins(tasks: Iterable[NewTask]) -> None:
+    seen: set[str] = set()
+    for task in tasks:
+        if not task.has_own_id and task.task_id in seen:
+            raise DuplicateTask(f"task {task.task_id} is twice in one call")
+        seen.add(task.task_id)
 
 
 def _due(task: Task[Any]) -> str:
     if task.run_at is not None:
-        return f"@{int(task.run_at.timestamp() * 1e6)}"
+        return f"@{(task.run_at - _EPOCH) // _MICROSECOND}"
     if task.delay_seconds:
         return f"+{int(task.delay_seconds * 1e6)}"
     return ""
 
 
-def _chunks(tasks: Sequence[NewTask]) -> Iterator[tuple[int, int]]:
-    start = size = 0
-    for index, task in enumerate(tasks):
-        if index > start and (index - start >= _CHUNK_TASKS or size + len(task.spec) > _CHUNK_BYTES):
+def _chunks(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Cut a list of specs of these sizes into chunks: start and end of each."""
+    start = total = 0
+    for index, size in enumerate(sizes):
+        if index > start and (index - start >= _CHUNK_TASKS or total + size > _CHUNK_BYTES):
             yield start, index
-            start, size = index, 0
-        size += len(task.spec)
-    if start < len(tasks):
-        yield start, len(tasks)
+            start, total = index, 0
+        total += size
+    if start < len(sizes):
+        yield start, len(sizes)
 
 
 @cache

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import redis
 from redis.exceptions import RedisError
 
 from fairqued.connection import Connection, is_missing_script, translate
@@ -114,7 +113,8 @@ class Store:
 
     def due_of(self, task_id: str) -> float | None:
         """When a SCHEDULED task is due, in microseconds since the epoch."""
-        return self.connection.call(lambda client: client.zscore(self.keys.of("scheduled"), task_id))
+        due: float | None = self.connection.call(lambda client: client.zscore(self.keys.of("scheduled"), task_id))
+        return due
 
     def stats(self, most_users: int) -> list[Any]:
         """The raw answer of stats.lua."""
@@ -192,7 +192,7 @@ class Store:
     def _run(self, name: str, *args: Any) -> Any:
         script = self._scripts[name]
 
-        def evaluate(client: redis.Redis) -> Any:
+        def evaluate(client: Any) -> Any:
             try:
                 return client.execute_command("EVALSHA", script.sha, 1, self.keys.meta, *args)
             except RedisError as error:
@@ -205,7 +205,7 @@ class Store:
     def _run_together(self, calls: Sequence[Call]) -> list[Any]:
         """Several scripts in one round trip, once; the first error among the replies is raised."""
 
-        def evaluate(client: redis.Redis) -> list[Any]:
+        def evaluate(client: Any) -> list[Any]:
             with client.pipeline(transaction=False) as pipe:
                 for name, args in calls:
                     pipe.execute_command("EVALSHA", self._scripts[name].sha, 1, self.keys.meta, *args)
@@ -223,7 +223,7 @@ class Store:
     def load_scripts(self) -> None:
         """Send every script to the server, in one round trip."""
 
-        def load(client: redis.Redis) -> None:
+        def load(client: Any) -> None:
             with client.pipeline(transaction=False) as pipe:
                 for script in self._scripts.values():
                     pipe.execute_command("SCRIPT LOAD", script.text)

@@ -31,7 +31,12 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
-R_co = TypeVar("R_co", covariant=True)
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar as TypeVarWithDefault
+
+    R_co = TypeVarWithDefault("R_co", covariant=True, default=Any)  # of `Task(payload=…)`
+else:
+    R_co = TypeVar("R_co", covariant=True)
 C_co = TypeVar("C_co", covariant=True)
 
 MAX_SPEC_BYTES = 262_144
@@ -125,11 +130,12 @@ class Task(Generic[R_co]):
         if not options:
             return self
         check_options(options)
+        changes: dict[str, Any] = {**options}
         if "delay_seconds" in options:
-            return self._like(run_at=None, **options)
-        if "run_at" in options:
-            return self._like(delay_seconds=None, **options)
-        return self._like(**options)
+            changes["run_at"] = None
+        elif "run_at" in options:
+            changes["delay_seconds"] = None
+        return self._like(**changes)
 
     def calling(self, args: Sequence[Any], kwargs: Mapping[str, Any], returns: Any) -> Task[Any]:
         """This task with other arguments, which are plain JSON, and a return annotation."""
@@ -139,8 +145,7 @@ class Task(Generic[R_co]):
     def _like(self, **changes: Any) -> Task[R_co]:
         """A copy with fields that are known to be right: `dataclasses.replace` would check all of them again."""
         twin: Task[R_co] = object.__new__(type(self))
-        vars(twin).update(vars(self))
-        vars(twin).update(changes)
+        vars(twin).update(vars(self) | changes)
         return twin
 
     def encode_spec(self) -> bytes:
@@ -194,15 +199,19 @@ class TaskFunction(Protocol[P, C_co, R_co]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> C_co:
         """Call the function here and now, without any queue."""
+        ...
 
     def task(self, *args: P.args, **kwargs: P.kwargs) -> Task[R_co]:
         """The call as a Task. Raises InvalidTask for arguments that do not fit or that JSON cannot hold."""
+        ...
 
     def using(self, **options: Unpack[TaskOptions]) -> TaskFunction[P, C_co, R_co]:
-        """The same function with other options."""
+        """The same function with other options. Raises InvalidTask for one that does not exist or has a bad value."""
+        ...
 
     def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[R_co]:
         """Enqueue the call through `default_queue()`."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)

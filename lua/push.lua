@@ -28,6 +28,7 @@ Cost: O(log n) a task
 --#include lib/bell
 --#include lib/ready
 --#include lib/place
+--#include lib/spent
 local nonce, if_exists = ARGV[1], ARGV[2]
 local FIRST, WIDTH = 3, 7
 
@@ -44,7 +45,7 @@ local function look_up(id, batch, tombstone)
   batch[id] = true
   local old = record.load(id)
   if not old and not tombstone then return nil end
-  if (old and old.nonce or tombstone) == nonce then return 'already' end
+  if (old and old.nonce or tombstone) == nonce or spent.knows(id, nonce) then return 'already' end
   if if_exists == 'ignore' then return 'exists' end
   local waits = old and not old.corrupt and string.find('qsd', old.state, 1, true)
   if if_exists == 'replace' and waits then return nil, old end
@@ -84,6 +85,7 @@ meta.create()
 for _, t in ipairs(new) do
   if t.old then
     place.take_out(t.old)
+    spent.add(t.id, t.old.nonce)
     redis.call('HINCRBY', key.of('counters'), 'cancelled', 1)
   end
 end

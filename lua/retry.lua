@@ -16,14 +16,16 @@ Cost: O(log n) a task
 --#include lib/record
 --#include lib/account
 --#include lib/place
+--#include lib/spent
 local nonce = ARGV[1]
 
 key.first_write()
 local statuses = {}
 
 local function retry(t)
-  if t.nonce == nonce then return 'already' end
+  if t.nonce == nonce or spent.knows(t.id, nonce) then return 'already' end
   if t.state ~= state.FAILED and t.state ~= state.CANCELLED then return 'refused' end
+  spent.add(t.id, t.nonce)
   redis.call('ZREM', key.of(t.state == state.FAILED and 'failed' or 'cancelled'), t.id)
   t.flags = bit.band(t.flags, bit.bnot(record.CANCEL_ASKED))
   t.reason, t.failures, t.suspicion, t.crashes, t.losses = 0, 0, 0, 0, 0

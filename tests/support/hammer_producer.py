@@ -64,7 +64,8 @@ class Producer(threading.Thread):
             self.errors.append(error)
 
     def _do_what_is_due(self) -> None:
-        while self._later and self._later[0][0] <= time.monotonic():
+        now = time.monotonic()
+        while self._later and self._later[0][0] <= now and not self._stopping.is_set():
             heapq.heappop(self._later)[2]()
 
     def _soon(self, seconds: float, action: Callable[[str], None], task_id: str) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -25,6 +26,7 @@ def check(tree: Node, mistakes: Mistakes) -> Config | None:
     return config if isinstance(config, Config) else None
 
 
+@cache
 def members(kind: Any) -> tuple[Any, ...]:
     """Return the types that a setting may have: those of a union, else the one."""
     if get_origin(kind) in (Union, UnionType):
@@ -32,16 +34,19 @@ def members(kind: Any) -> tuple[Any, ...]:
     return (kind,)
 
 
+@cache
 def group_of(kind: Any) -> type[Struct] | None:
     """Return the group of settings among the types, if there is one."""
     return next((each for each in members(kind) if isinstance(each, type) and issubclass(each, Struct)), None)
 
 
+@cache
 def table_of(kind: Any) -> tuple[Any, Any] | None:
     """Return the types of key and value of the mapping among the types, if there is one."""
     return next((get_args(each) for each in members(kind) if get_origin(each) is dict), None)
 
 
+@cache
 def entry_of(kind: Any) -> Any:
     """Return the type of the entries of the list among the types, None if there is none."""
     return next((get_args(each)[0] for each in members(kind) if get_origin(each) is tuple), None)
@@ -69,7 +74,7 @@ class _Checker:
         return self._leaf(node, kind, path)
 
     def _group(self, node: Node, given: Mapping[str, Node], group: type[Struct], path: str) -> Any:
-        known = {each.name: each for each in fields(group)}
+        known = {each.name: each for each in _fields(group)}
         for key, child in given.items():
             if key not in known:
                 self._mistakes.add(child.place, join(path, key), _unknown(key, known))
@@ -183,6 +188,11 @@ def _unknown(key: str, known: Iterable[str]) -> str:
     if near := get_close_matches(key.casefold()[:_LONGEST_GUESSED], spelled, n=1):
         return f"is not a setting; did you mean {quoted(spelled[near[0]])}?"
     return f"is not a setting; expected one of {', '.join(spelled.values())}"
+
+
+@cache
+def _fields(group: type[Struct]) -> tuple[FieldInfo, ...]:
+    return fields(group)
 
 
 def _base(kind: Any) -> Any:

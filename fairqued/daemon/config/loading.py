@@ -41,7 +41,7 @@ def load(paths: Sequence[Path], environ: Mapping[str, str]) -> Config:
 
     Raises one ConfigError with a line for each mistake.
     """
-    mistakes = Mistakes()
+    mistakes = Mistakes([str(path) for path in paths])
     nodes = [read_file(path, environ, mistakes) for path in paths]
     if None in nodes:
         mistakes.raise_if_any()

@@ -42,25 +42,27 @@ class Override:
         if not segments:
             return self.value(path)
         head, *rest = segments
+        place = Place(self.variable) if node is None else node.place
         given = [] if node is None else node.value
         if isinstance(given, list) and (entry := entry_of(kind)) is not None:
-            return self._over_entry(given, entry, head, rest, path)
+            return Node(self._over_entry(given, entry, head, rest, path), place)
         if isinstance(given, Mapping) or node is None:
-            return self._over_key(given if isinstance(given, Mapping) else {}, kind, head, rest, path)
+            return Node(self._over_key(given if isinstance(given, Mapping) else {}, kind, head, rest, path), place)
         raise _NoPlaceError(f"{path} is {node.shown()}: it holds no {head}")
 
-    def _over_entry(self, given: list[Node], kind: Any, head: str, rest: list[str], path: str) -> Node:
+    def _over_entry(self, given: list[Node], kind: Any, head: str, rest: list[str], path: str) -> list[Node]:
         if not _NUMBER.fullmatch(head) or int(head) > len(given):
             raise _NoPlaceError(f"expected the number of an entry of {path}, 0 to {len(given)}, found {head}")
         index = int(head)
         old = given[index] if index < len(given) else None
-        new = self._over(old, kind, rest, join(path, index))
-        return Node([*given[:index], new, *given[index + 1 :]], Place(self.variable))
+        return [*given[:index], self._over(old, kind, rest, join(path, index)), *given[index + 1 :]]
 
-    def _over_key(self, given: Mapping[str, Node], kind: Any, head: str, rest: list[str], path: str) -> Node:
+    def _over_key(
+        self, given: Mapping[str, Node], kind: Any, head: str, rest: list[str], path: str
+    ) -> Mapping[str, Node]:
         key, child_kind, default = self._child(kind, head)
         child = self._over(given.get(key, default), child_kind, rest if child_kind else [], join(path, key))
-        return Node({**given, key: child}, Place(self.variable))
+        return {**given, key: child}
 
     def _child(self, kind: Any, head: str) -> tuple[str, Any, Node | None]:
         """The key that a segment means, the type of its setting (None: no such setting) and its default list."""

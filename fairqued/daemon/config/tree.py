@@ -1,7 +1,7 @@
 """Settings as they were written: values with the place each came from, mistakes with theirs, and how files merge."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import NoneType
 from typing import Any, Final, NamedTuple
@@ -36,9 +36,10 @@ class Mistake(NamedTuple):
 
 
 class Mistakes:
-    """All mistakes found so far, to be told at once."""
+    """All mistakes found so far, to be told at once: in the order of the files, then those of the environment."""
 
-    def __init__(self) -> None:
+    def __init__(self, files: Sequence[str]) -> None:
+        self._rank = {file: rank for rank, file in enumerate(files)}
         self._found: list[Mistake] = []
 
     def add(self, place: Place, path: str, problem: str) -> None:
@@ -46,9 +47,12 @@ class Mistakes:
         self._found.append(Mistake(place, path, problem))
 
     def raise_if_any(self) -> None:
-        """Raise a ConfigError with one line for each mistake, in the order of their places."""
+        """Raise a ConfigError with one line for each mistake."""
         if self._found:
-            raise ConfigError("\n".join(map(str, sorted(self._found, key=lambda mistake: mistake.place))))
+            raise ConfigError("\n".join(map(str, sorted(self._found, key=self._order))))
+
+    def _order(self, mistake: Mistake) -> tuple[int, Place]:
+        return self._rank.get(mistake.place.source, len(self._rank)), mistake.place
 
 
 class Broken:

@@ -1,0 +1,60 @@
+"""Logging of the daemon: text on a terminal, JSON lines elsewhere, with the running task on every line it writes."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Literal
+
+from pythonjsonlogger.json import JsonFormatter
+
+from fairqued.context import current_task
+
+_TEXT = "%(asctime)s %(levelname)-7s %(process)d %(name)s: %(message)s"
+
+
+class _AddTask(logging.Filter):
+    """Put the running task on each record that does not name one."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        running = current_task()
+        if running.is_running and not hasattr(record, "task"):
+            record.task, record.user, record.attempt = running.task_id, running.user_id, running.attempt
+        return True
+
+
+def set_up(level: str, form: Literal["auto", "text", "json"]) -> None:
+    """Log to standard error in the given form."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(_AddTask())
+    if form == "text" or (form == "auto" and sys.stderr.isatty()):
+        handler.setFormatter(logging.Formatter(_TEXT))
+    else:
+        handler.setFormatter(
+            JsonFormatter(
+                "%(asctime)s %(levelname)s %(name)s %(process)d %(message)s",
+                rename_fields={"asctime": "time", "levelname": "level", "name": "logger", "process": "pid"},
+            )
+        )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+
+
+def add_worker(worker_id: str) -> None:
+    """Name the worker on every line of this process."""
+
+    class _AddWorker(logging.Filter):
+        def filter(self, record: logging.LogRecord) -> bool:
+            if not hasattr(record, "worker"):
+                record.worker = worker_id
+            return True
+
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_AddWorker())
+
+
+def flush() -> None:
+    """Before `os._exit`, which flushes nothing."""
+    for handler in logging.getLogger().handlers:
+        handler.flush()

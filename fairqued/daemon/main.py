@@ -1,0 +1,87 @@
+"""The program `fairqued`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from fairqued.daemon import exits
+from fairqued.daemon.config import Config, find_config_paths, load
+from fairqued.errors import ConfigError
+from fairqued.version import __version__
+
+_EPILOG = (
+    "Exit codes: 0 stopped in good order; 2 wrong usage or configuration; 5 Redis not reachable; "
+    "6 state directory not usable, or used by another daemon; 1 anything else."
+)
+
+
+@click.group(invoke_without_command=True, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="fairqued")
+@click.option("--config", "-c", "files", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
+              help="Configuration, may be given more than once: later files add to and override earlier ones. "
+                   "Default: $FAIRQUED_CONFIG (colon-separated), else /etc/fairqued/fairqued.yaml.")  # fmt: skip
+@click.option("--check", is_flag=True, help="Check the configuration, print OK or every mistake, and exit.")
+@click.pass_context
+def cli(context: click.Context, files: tuple[Path, ...], *, check: bool) -> None:
+    """Run the fairqued daemon in the foreground: it forks workers, and runs the tasks of its queues fairly."""
+    if context.invoked_subcommand:
+        return
+    config = _load(files)
+    if check:
+        click.echo("OK")
+        return
+    sys.exit(_run(config))
+
+
+@cli.command()
+@click.argument("module")
+@click.option("--state-dir", type=click.Path(path_type=Path), help="Where its data is kept [default: .fairqued].")
+@click.option("--threads", type=click.IntRange(1), default=4, show_default=True, help="Tasks that run at once.")
+def dev(module: str, state_dir: Path | None, threads: int) -> None:
+    """Run the tasks of MODULE for development: one worker process, an embedded Redis, logs as text."""
+    place = (state_dir or Path(".fairqued")).resolve()
+    environ = {
+        "FAIRQUED_REDIS_URL": "embedded",
+        "FAIRQUED_IMPORTS": module,
+        "FAIRQUED__STATE_DIR": str(place),
+        "FAIRQUED__POOLS": f"[{{name: default, processes: 1, threads: {threads}}}]",
+        "FAIRQUED__LOGGING__FORMAT": "text",
+    }
+    click.echo(f"export FAIRQUED_REDIS_URL=fairqued://{place}", err=True)
+    sys.exit(_run(_load((), {**environ, "HOME": os.environ.get("HOME", "/")}), ends_if_boot_fails=True))
+
+
+def _load(files: tuple[Path, ...], environ: dict[str, str] | None = None) -> Config:
+    env = dict(os.environ) if environ is None else environ
+    try:
+        return load(find_config_paths(files, env), env)
+    except ConfigError as error:
+        _fail(str(error), exits.BAD_USAGE)
+
+
+def _run(config: Config, *, ends_if_boot_fails: bool = False) -> int:
+    from fairqued.daemon.run import Failure, run_daemon  # noqa: PLC0415 - `--check` and `--help` need none of it
+
+    try:
+        return run_daemon(config, ends_if_boot_fails=ends_if_boot_fails)
+    except Failure as failure:
+        _fail(failure.message, failure.exit_code)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    click.echo(f"fairqued: {message}", err=True)
+    sys.exit(code)
+
+
+def main() -> None:
+    """Entry point."""
+    cli()
+
+
+if __name__ == "__main__":
+    main()

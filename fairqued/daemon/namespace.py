@@ -1,0 +1,43 @@
+"""What a daemon's configuration says about its namespace, in the form that configure.lua takes."""
+
+from __future__ import annotations
+
+import hashlib
+
+import orjson
+
+from fairqued.daemon.config import Config
+from fairqued.state import Priority
+from fairqued.store import Store
+
+_APPLIED_LIMITS = ("weight", "max_running")
+
+
+def apply(store: Store, config: Config) -> bool:
+    """Apply the configuration where it differs from what was applied last; False if nothing changed.
+
+    Raises SchemaTooNew, QueueUnavailable.
+    """
+    meta = _meta(config)
+    users = {user_id: orjson.dumps(limits) for user_id, limits in _users(config).items()}
+    told = orjson.dumps([meta, _users(config)], option=orjson.OPT_SORT_KEYS)
+    return store.configure(hashlib.sha256(told).hexdigest(), meta, users)
+
+
+def _meta(config: Config) -> dict[str, float]:
+    heads = config.fairness.head_start_seconds
+    meta: dict[str, float] = {
+        f"head_start:{int(priority)}": int(getattr(heads, priority.name) * 1e6)
+        for priority in Priority
+        if priority is not Priority.CRITICAL
+    }
+    meta["critical_lead"] = int(config.fairness.critical_lead_seconds * 1e6)
+    return meta | {name: getattr(config.user_defaults, name) for name in _APPLIED_LIMITS}
+
+
+def _users(config: Config) -> dict[str, dict[str, dict[str, object]]]:
+    given = {user_id: settings.given() for user_id, settings in config.users.items()}
+    return {
+        user_id: {name: {"value": limits[name], "origin": "yaml"} for name in _APPLIED_LIMITS if name in limits}
+        for user_id, limits in given.items()
+    }

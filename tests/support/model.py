@@ -1,0 +1,552 @@
+"""The reference model: what the scripts have to do, on plain Python objects, with the methods of `Store`.
+
+It predicts everything but ties between users (the scripts dither), so `pop` checks a given choice and follows it.
+Accounts are compared after each call and then taken over, so the dithers never add up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from fairqued.errors import DuplicateTask, FairquedError, LateClaim, WorkerGone
+from fairqued.record import reason_number
+from fairqued.state import FINAL_STATES, Priority, Reason, TaskState
+from fairqued.store import Ended, Finished, NewTask
+from tests.support.fair_model import DEFAULT_LEAD_US, ESTIMATE_CAP_US, Account, Domain
+
+HEAD_STARTS_US = (-600_000_000, -120_000_000, 0, 120_000_000, 600_000_000)
+DEAD_FOR_US = 3_600_000_000
+MOST_LOSSES, PROMOTED_BY_POP, PUT_BACK_BY_HEARTBEAT, JUDGED_BY_TICK = 10, 16, 100, 10
+TIE_US = 16.0
+"""Dithers are below 1 µs each; this many microseconds apart, two ranks are a tie."""
+
+Place = tuple[str, str]
+"""A queue and a user."""
+
+
+@dataclass
+class ModelTask:
+    """A task as far as scripts care."""
+
+    new: NewTask
+    nonce: bytes
+    due: float
+    state: TaskState
+    life: int
+    fence: int = 0
+    settled: int = 0
+    attempts: int = 0
+    failures: int = 0
+    suspicion: int = 0
+    losses: int = 0
+    cancel_asked: bool = False
+    reason: Reason | None = None
+    worker: str = ""
+    claim: int = 0
+    started_at: float = 0.0
+    ended_at: float = 0.0
+
+    @property
+    def task_id(self) -> str:
+        return self.new.task_id
+
+    @property
+    def place(self) -> Place:
+        return self.new.queue, self.new.user_id
+
+    @property
+    def is_critical(self) -> bool:
+        return self.new.priority == Priority.CRITICAL
+
+    @property
+    def order(self) -> tuple[bool, float, bytes]:
+        """Where it stands among the tasks of its user."""
+        score = self.due if self.is_critical else self.due - HEAD_STARTS_US[self.new.priority]
+        return not self.is_critical, score, self.task_id.encode()
+
+
+@dataclass
+class ModelWorker:
+    """A registered worker."""
+
+    handle: int
+    claim: int = 0
+
+
+@dataclass
+class Limits:
+    """What a user may do."""
+
+    weight: float = 1.0
+    max_running: int = 0
+    paused: bool = False
+
+    def allow(self, running: int) -> bool:
+        return not self.paused and (self.max_running == 0 or running < self.max_running)
+
+
+@dataclass
+class Model:
+    """One namespace. Times are microseconds."""
+
+    now: float
+    tasks: dict[str, ModelTask] = field(default_factory=dict)
+    finished: list[str] = field(default_factory=list)
+    tombstones: dict[str, tuple[bytes, float]] = field(default_factory=dict)
+    workers: dict[str, ModelWorker] = field(default_factory=dict)
+    leases: dict[str, float] = field(default_factory=dict)
+    dead: dict[str, float] = field(default_factory=dict)
+    handles: int = 0
+    ticked: float | None = None
+    accounts: dict[Place, Account] = field(default_factory=dict)
+    domains: dict[str, Domain] = field(default_factory=dict)
+    parked: set[Place] = field(default_factory=set)
+    digest: str = ""
+    lives: int = 0
+    defaults: dict[str, Any] = field(default_factory=dict)
+    limits: dict[str, dict[str, Any]] = field(default_factory=dict)
+    opened: set[Place] = field(default_factory=set)
+    served: list[str] = field(default_factory=list)
+    """What the next pop is said to have answered."""
+
+    # Clients
+
+    def push(self, nonce: bytes, if_exists: str, tasks: Sequence[NewTask]) -> list[str]:
+        statuses = [self._look_up(new, nonce, if_exists) for new in tasks]
+        fresh = [(index, new) for index, new in enumerate(tasks) if statuses[index] in ("new", "replace")]
+        for index, new in fresh:
+            if statuses[index] == "replace":
+                self._take_out(self.tasks[new.task_id])
+        for index, new in fresh:
+            statuses[index] = self._accept(new, nonce, index)
+        self._flush()
+        return statuses
+
+    def _look_up(self, new: NewTask, nonce: bytes, if_exists: str) -> str:
+        task, tombstone = self.tasks.get(new.task_id), self.tombstones.get(new.task_id)
+        if task is None and tombstone is None:
+            return "new"
+        if nonce == (task.nonce if task else tombstone[0] if tombstone else None):
+            return "already"
+        if if_exists == "ignore":
+            return "exists"
+        if if_exists == "replace" and task and task.state in (TaskState.QUEUED, TaskState.SCHEDULED):
+            return "replace"
+        raise DuplicateTask
+
+    def _accept(self, new: NewTask, nonce: bytes, index: int) -> str:
+        number = int(new.due[1:] or 0)
+        due = (number if new.due.startswith("@") else self.now + number) + index
+        old = self.tasks.get(new.task_id)
+        self.lives += 1
+        task = ModelTask(new, nonce, due, TaskState.SCHEDULED, self.lives)
+        if old:
+            task.fence, task.settled = old.fence, old.settled
+        self.tasks[new.task_id] = task
+        if due <= self.now + index:
+            self._queue(task)
+        return task.state.value
+
+    def cancel(self, task_ids: Sequence[str]) -> list[str]:
+        statuses = [self._cancel(task_id) for task_id in task_ids]
+        self._flush()
+        return statuses
+
+    def _cancel(self, task_id: str) -> str:
+        task = self.tasks.get(task_id)
+        if task is None:
+            return "missing"
+        if task.state in FINAL_STATES:
+            return "cancelled" if task.state is TaskState.CANCELLED else "final"
+        if task.state is TaskState.STARTED:
+            task.cancel_asked = True
+            return "asked"
+        self._take_out(task)
+        self._end(task, TaskState.CANCELLED)
+        return "cancelled"
+
+    def retry(self, nonce: bytes, task_ids: Sequence[str]) -> list[str]:
+        statuses = [self._retry(nonce, task_id) for task_id in task_ids]
+        self._flush()
+        return statuses
+
+    def _retry(self, nonce: bytes, task_id: str) -> str:
+        task = self.tasks.get(task_id)
+        if task is None:
+            return "missing"
+        if task.nonce == nonce:
+            return "already"
+        if task.state not in (TaskState.FAILED, TaskState.CANCELLED):
+            return "refused"
+        task.nonce, task.due, task.ended_at = nonce, self.now, 0.0
+        task.cancel_asked, task.reason = False, None
+        task.failures = task.suspicion = task.losses = 0
+        self._queue(task)
+        return "queued"
+
+    # Workers
+
+    def register(self, worker: str, lease_us: int, _info: bytes, _functions: Mapping[str, bytes]) -> bool:
+        if worker in self.dead:
+            raise WorkerGone
+        if worker in self.workers:
+            return False
+        self.handles += 1
+        self.workers[worker] = ModelWorker(self.handles)
+        self.leases[worker] = self.now + lease_us
+        return True
+
+    def exchange(  # noqa: PLR0913, PLR0917 - the signature of Store.exchange
+        self,
+        worker: str,
+        finished: Sequence[Finished],
+        ended: Sequence[Ended],
+        claim: int | None,
+        most: int,
+        queues: Sequence[str],
+    ) -> tuple[list[str], Any]:
+        """Three scripts in a row: what one refuses, the next may still do."""
+        refusals: list[FairquedError] = []
+
+        def attempt(call: Callable[[], Any]) -> Any:
+            try:
+                return call()
+            except FairquedError as error:
+                refusals.append(error)
+
+        statuses = [attempt(lambda: self.finish(worker, finished))] if finished else []
+        statuses += [attempt(lambda: self.fail(worker, ended))] if ended else []
+        popped = attempt(lambda: self.pop(worker, claim, most, queues)) if claim is not None else None
+        if refusals:
+            raise refusals[0]
+        return [status for each in statuses for status in each], popped
+
+    def finish(self, worker: str, finished: Sequence[Finished]) -> list[str]:
+        self._registered(worker)
+        statuses = [self._complete(worker, each.task_id, each.fence, self._finish) for each in finished]
+        self._unpark_who_may_run()
+        self._flush()
+        return statuses
+
+    def fail(self, worker: str, ended: Sequence[Ended]) -> list[str]:
+        self._registered(worker)
+        statuses = [self._complete(worker, e.task_id, e.fence, lambda t, e=e: self._fail(t, e)) for e in ended]
+        self._unpark_who_may_run()
+        self._flush()
+        return statuses
+
+    def _complete(self, worker: str, task_id: str, fence: int, end: Callable[[ModelTask], None]) -> str:
+        status = self._judge(worker, task_id, fence)
+        if status != "held":
+            return status
+        task = self.tasks[task_id]
+        self._stop(task)
+        task.settled = task.fence
+        if task.cancel_asked:
+            self._end(task, TaskState.CANCELLED)
+        else:
+            end(task)
+        return task.state.value
+
+    def _judge(self, worker: str, task_id: str, fence: int) -> str:
+        task = self.tasks.get(task_id)
+        if task and task.state is TaskState.STARTED and (task.worker, task.fence) == (worker, fence):
+            return "held"
+        return "already" if task and 0 < fence == task.settled else "stale"
+
+    def _finish(self, task: ModelTask) -> None:
+        self._end(task, TaskState.FINISHED)
+        self.finished.append(task.task_id)
+
+    def _fail(self, task: ModelTask, ended: Ended) -> None:
+        if ended.what == "fail":
+            task.failures += 1
+            self._end(task, TaskState.FAILED, next(r for r in Reason if reason_number(r) == ended.number))
+            return
+        if ended.what == "hand_back":
+            task.attempts = max(0, task.attempts - 1)
+        else:
+            task.failures += 1
+        task.state, task.worker, task.due = TaskState.SCHEDULED, "", self.now + ended.number
+
+    def pop(self, worker: str, claim: int, most: int, queues: Sequence[str]) -> tuple[float | None, list[str]]:
+        registered = self._registered(worker)
+        if claim < registered.claim:
+            raise LateClaim
+        if claim == registered.claim:
+            return None, sorted((t.task_id for t in self.held(worker) if t.claim == claim), key=str.encode)
+        registered.claim = claim
+        next_due = self._promote_due(PROMOTED_BY_POP)[1]
+        started: list[str] = []
+        for queue in queues:
+            while len(started) < most and self._candidates(queue):
+                assert len(self.served) > len(started), f"someone could be served in {queue}, but nobody was"
+                self._start(queue, self.tasks[self.served[len(started)]], worker, claim)
+                started.append(self.served[len(started)])
+        self._flush()
+        return next_due, started
+
+    def _candidates(self, queue: str) -> dict[str, float]:
+        """Users who may be served in a queue, and their ranks."""
+        users = {user for (of, user) in self._places() if of == queue}
+        return {user: self._rank(queue, user) for user in users if self._may_run(user)}
+
+    def _places(self) -> set[Place]:
+        return {task.place for task in self.tasks.values() if task.state is TaskState.QUEUED}
+
+    def _rank(self, queue: str, user: str) -> float:
+        account = self._account((queue, user))
+        has_critical = any(task.is_critical for task in self._waiting((queue, user)))
+        lead = float(self.defaults.get("critical_lead", DEFAULT_LEAD_US)) if has_critical else 0.0
+        return account.rank(self.limits_of(user).weight, lead)
+
+    def _start(self, queue: str, task: ModelTask, worker: str, claim: int) -> None:
+        ranks = self._candidates(queue)
+        user = task.new.user_id
+        assert task.place in self._places(), f"{task.task_id} does not wait"
+        assert task.new.queue == queue, f"{task.task_id} of {task.new.queue} was served before {queue} was empty"
+        assert user in ranks, f"{user} may not run"
+        assert ranks[user] <= min(ranks.values()) + TIE_US, f"{user} was served out of turn: {ranks}"
+        first = min(self._waiting(task.place), key=lambda task: task.order)
+        assert first is task, f"{task.task_id} was served before {first.task_id}"
+        account, domain = self._account(task.place), self._domain(queue)
+        domain.clock = max(domain.clock, ranks[user])
+        account.start(self._running(task.place), self.limits_of(user).weight)
+        task.state, task.worker, task.claim, task.started_at = TaskState.STARTED, worker, claim, self.now
+        task.fence += 1
+        task.attempts += 1
+
+    def heartbeat(self, worker: str, lease_us: int, claim: int, held: Mapping[str, int]) -> list[tuple[str, str]]:
+        self._registered(worker)
+        self.leases[worker] = self.now + lease_us
+        orders = [(self._order(worker, task_id, fence), task_id) for task_id, fence in held.items()]
+        unknown = [task for task in self.held(worker) if task.claim <= claim and task.task_id not in held]
+        for task in unknown[:PUT_BACK_BY_HEARTBEAT]:
+            self._release(task, "unknown")
+        self._unpark_who_may_run()
+        self._flush()
+        return [order for order in orders if order[0]]
+
+    def _order(self, worker: str, task_id: str, fence: int) -> str:
+        match self._judge(worker, task_id, fence):
+            case "stale":
+                return "gone"
+            case "held" if self.tasks[task_id].cancel_asked:
+                return "cancel"
+        return ""
+
+    # Masters
+
+    def reclaim(self, worker: str, why: str, most: int = 500) -> tuple[int, int]:
+        answer = self._release_worker(worker, why, most)
+        self._unpark_who_may_run()
+        self._flush()
+        return answer
+
+    def tick(
+        self, lease_us: int, silence_us: int, living: Sequence[str], most: int = 500
+    ) -> tuple[bool, int, list[str]]:
+        judged = self.ticked is None or abs(self.now - self.ticked) <= silence_us
+        self.ticked = self.now
+        put_back, lost = 0, []
+        renewed = living if judged else [*living, *(w for w, end in self.leases.items() if end > 0)]
+        self.leases |= {worker: self.now + lease_us for worker in renewed if worker in self.workers}
+        expired = sorted((end, worker.encode(), worker) for worker, end in self.leases.items() if end <= self.now)
+        for *_, worker in expired[:JUDGED_BY_TICK] if judged else []:
+            if put_back < most:
+                put_back += self._release_worker(worker, "lost", most - put_back)[0]
+                lost.append(worker)
+        self.dead = {worker: until for worker, until in self.dead.items() if until > self.now}
+        self._unpark_who_may_run()
+        self._flush()
+        self._forget_idle()
+        return judged, put_back, lost
+
+    def promote(self, most: int = 500) -> tuple[int, float | None]:
+        answer = self._promote_due(most)
+        self._flush()
+        return answer
+
+    def trim(
+        self, finished: tuple[int, int], failed: tuple[int, int], dedup_us: int, dedup_own_us: int, most: int = 500
+    ) -> tuple[int, int]:
+        ended = {
+            state: sorted((t.ended_at, t.task_id.encode(), t.task_id) for t in self.tasks.values() if t.state is state)
+            for state in (TaskState.CANCELLED, TaskState.FAILED)
+        }
+        keep = {False: dedup_us, True: dedup_own_us}
+        dropped = self._drop(self.finished, *finished, most, keep)
+        dropped += self._drop([row[2] for row in ended[TaskState.CANCELLED]], *finished, most, keep)
+        dropped += self._drop([row[2] for row in ended[TaskState.FAILED]], *failed, most, keep)
+        self.finished = [task_id for task_id in self.finished if task_id in self.tasks]
+        expired = sorted((due, i.encode(), i) for i, (_, due) in self.tombstones.items() if due <= self.now)[:most]
+        for *_, task_id in expired:
+            del self.tombstones[task_id]
+        return dropped, len(expired)
+
+    def _drop(self, ids: Sequence[str], age: int, most_kept: int, most: int, keep: Mapping[bool, int]) -> int:
+        dropped = 0
+        for task_id in ids[:most]:
+            task = self.tasks[task_id]
+            if dropped >= len(ids) - most_kept and task.ended_at + age > self.now:
+                break
+            until = task.ended_at + keep[task.new.has_own_id]
+            if until > self.now:
+                self.tombstones[task_id] = task.nonce, until
+            del self.tasks[task_id]
+            dropped += 1
+        return dropped
+
+    def configure(self, digest: str, meta: Mapping[str, Any], users: Mapping[str, bytes]) -> bool:
+        if digest == self.digest:
+            return False
+        self.digest = digest
+        self.defaults |= meta
+        decoded = {user: orjson.loads(limits) for user, limits in users.items()}
+        self.limits = {user: {name: entry["value"] for name, entry in own.items()} for user, own in decoded.items()}
+        for user in {user for _, user in self.parked}:
+            self._unpark(user)
+        self._flush()
+        return True
+
+    # What the scripts share
+
+    def held(self, worker: str) -> list[ModelTask]:
+        """STARTED tasks of a worker by claim."""
+        held = [t for t in self.tasks.values() if t.state is TaskState.STARTED and t.worker == worker]
+        return sorted(held, key=lambda task: (task.claim, task.task_id.encode()))
+
+    def limits_of(self, user: str) -> Limits:
+        own = self.limits.get(user, {})
+        return Limits(
+            weight=float(own.get("weight", self.defaults.get("weight", 1))),
+            max_running=int(own.get("max_running", self.defaults.get("max_running", 0))),
+            paused=bool(own.get("paused", False)),
+        )
+
+    def _registered(self, worker: str) -> ModelWorker:
+        if worker not in self.workers:
+            raise WorkerGone
+        return self.workers[worker]
+
+    def _waiting(self, place: Place) -> list[ModelTask]:
+        return [t for t in self.tasks.values() if t.state is TaskState.QUEUED and t.place == place]
+
+    def _running(self, place: Place) -> int:
+        return sum(task.state is TaskState.STARTED and task.place == place for task in self.tasks.values())
+
+    def _may_run(self, user: str) -> bool:
+        running = sum(t.state is TaskState.STARTED and t.new.user_id == user for t in self.tasks.values())
+        return self.limits_of(user).allow(running)
+
+    def _queue(self, task: ModelTask) -> None:
+        account = self._account(task.place)
+        if not self._waiting(task.place):
+            account.v = max(account.v, self._domain(task.new.queue).clock)
+        task.state, task.worker = TaskState.QUEUED, ""
+
+    def _take_out(self, task: ModelTask) -> None:
+        if task.state is TaskState.QUEUED:
+            self._account(task.place)
+        task.state = TaskState.CANCELLED
+
+    def _end(self, task: ModelTask, state: TaskState, reason: Reason | None = None) -> None:
+        task.state, task.reason, task.worker, task.ended_at = state, reason, "", self.now
+
+    def _stop(self, task: ModelTask) -> None:
+        self._account(task.place).stop(self.now - task.started_at)
+
+    def _release(self, task: ModelTask, why: str) -> None:
+        self._stop(task)
+        task.fence += 1
+        match why:
+            case "drain":
+                task.attempts = max(0, task.attempts - 1)
+            case "death":
+                task.suspicion += 1
+            case "lost":
+                task.losses += 1
+        if task.cancel_asked:
+            self._end(task, TaskState.CANCELLED)
+        elif task.losses >= MOST_LOSSES:
+            self._end(task, TaskState.FAILED, Reason.LOST)
+        else:
+            self._queue(task)
+
+    def _release_worker(self, worker: str, why: str, most: int) -> tuple[int, int]:
+        self.workers.pop(worker, None)
+        self.dead[worker] = self.now + DEAD_FOR_US
+        if worker in self.leases:
+            self.leases[worker] = 0.0
+        held = self.held(worker)
+        for task in held[:most]:
+            self._release(task, why)
+        if len(held) <= most:
+            self.leases.pop(worker, None)
+        return len(held[:most]), len(held[most:])
+
+    def _promote_due(self, most: int) -> tuple[int, float | None]:
+        scheduled = (task for task in self.tasks.values() if task.state is TaskState.SCHEDULED)
+        by_due = sorted(scheduled, key=lambda task: (task.due, task.task_id.encode()))
+        due = [task for task in by_due if task.due <= self.now][:most]
+        for task in due:
+            self._queue(task)
+        if len(due) == most:
+            return most, 0.0
+        left = by_due[len(due) :]
+        return len(due), (left[0].due - self.now) / 1e6 if left else None
+
+    # Fairness
+
+    def _domain(self, queue: str) -> Domain:
+        return self.domains.setdefault(queue, Domain())
+
+    def _account(self, place: Place) -> Account:
+        """The account, accrued to now."""
+        queue, user = place
+        self._domain(queue)
+        account = self.accounts.setdefault(place, Account(touched=self.now))
+        account.accrue(self.now, self._running(place), self.limits_of(user).weight)
+        self.opened.add(place)
+        return account
+
+    def _unpark_who_may_run(self) -> None:
+        for user in {user for _, user in self.opened}:
+            if self._may_run(user):
+                self._unpark(user)
+
+    def _unpark(self, user: str) -> None:
+        weight = self.limits_of(user).weight
+        for place in [place for place in self.parked if place[1] == user]:
+            account = self._account(place)
+            lag = min(account.estimate, ESTIMATE_CAP_US) / weight
+            account.v = max(account.v, self._domain(place[0]).clock - lag)
+            self.parked.remove(place)
+
+    def _is_idle(self, place: Place) -> bool:
+        return not self._running(place) and not self._waiting(place)
+
+    def _flush(self) -> None:
+        """What each script does at its end: clocks of domains that fell idle, users that can be forgotten."""
+        self.parked &= self._places()
+        opened, self.opened = self.opened, set()
+        for queue, domain in self.domains.items():
+            places = [place for place in self.accounts if place[0] == queue]
+            domain.largest = max([domain.largest, *(self.accounts[place].v for place in places)])
+            if all(self._is_idle(place) for place in places):
+                domain.clock = max(domain.clock, domain.largest)
+        self._forget(opened)
+
+    def _forget_idle(self) -> None:
+        self._forget(self.accounts)
+        for queue in [queue for queue in self.domains if not any(place[0] == queue for place in self.accounts)]:
+            del self.domains[queue]
+
+    def _forget(self, places: Iterable[Place]) -> None:
+        for place in list(places):
+            if self._is_idle(place) and self.accounts[place].v <= self._domain(place[0]).clock:
+                del self.accounts[place]
