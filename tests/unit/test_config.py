@@ -114,6 +114,11 @@ def test_later_files_are_laid_over_earlier_ones(write: Write) -> None:
     assert config.schedules == (ScheduleSettings(id="nightly", cron="0 10 * * *", task="report", user_id="system"),)
 
 
+def test_an_entry_that_is_twice_in_a_later_file_is_no_entry_to_merge(write: Write) -> None:
+    first, second = write(URL + "pools: [{name: a}]\n"), write("pools:\n- {name: a}\n- {name: a}\n", "second.yaml")
+    assert mistakes_of(first, second) == ['second.yaml:3: pools[1].name: "a" is already the name of pools[0]']
+
+
 def test_anchors_and_merge_keys_work(write: Write) -> None:
     path = write(
         URL
@@ -173,7 +178,7 @@ def test_the_environment_wins_over_files(write: Write) -> None:
             "FAIRQUED__POOLS__1": "{name: two}",
             "FAIRQUED__POOLS__1__QUEUES": "[x, y]",
             "FAIRQUED__POOLS__1__QUEUES__2": "'3'",
-            "FAIRQUED__USERS__alice__RATE": "10/m",
+            "FAIRQUED__USERS__Alice__RATE": "10/m",
             "FAIRQUED__FAIRNESS__HEAD_START_SECONDS__HIGH": "60",
             "FAIRQUED__METRICS__LISTEN": "",
             "FAIRQUED__SCHEDULER__ENABLED": "false",
@@ -187,7 +192,7 @@ def test_the_environment_wins_over_files(write: Write) -> None:
     assert config.namespace == "12"
     assert config.imports == ("a.b", "c")
     assert config.pools == (PoolSettings(name="one", threads=4), PoolSettings(name="two", queues=("x", "y", "3")))
-    assert config.users == {"bob": UserSettings(weight=2), "alice": UserSettings(rate="10/m")}
+    assert config.users == {"bob": UserSettings(weight=2), "Alice": UserSettings(rate="10/m")}
     assert config.fairness.head_start_seconds == HeadStarts(HIGH=60)
     assert config.metrics.listen is None
     assert config.scheduler.enabled is False
@@ -260,7 +265,7 @@ def test_queues_of_a_pool(
 def test_auto_is_the_number_of_usable_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
     assert PoolSettings(processes="auto").process_count == usable_cpus() >= 1
     assert PoolSettings(processes=7).process_count == 7
-    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: set(range(5)))
+    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: set(range(5)), raising=False)
     monkeypatch.setattr("fairqued.daemon.config.cpus.quota_of", lambda *_paths: None)
     assert usable_cpus() == 5
     monkeypatch.setattr("fairqued.daemon.config.cpus.quota_of", lambda *_paths: 2)
@@ -482,6 +487,7 @@ BAD_VALUES = [
         '4: schedules[1].id: "a" is already the id of schedules[0]',
     ),
     ("pool: []", '2: pool: is not a setting; did you mean "pools"?'),
+    ("LOGGING: {}", '2: LOGGING: is not a setting; did you mean "logging"?'),
     ("Partitions: 2", '2: Partitions: is not a setting; did you mean "partitions"?'),
     ("limits: {zzz: secret}", "2: limits.zzz: is not a setting; expected one of payload_bytes, max_queued_per_queue"),
     ("namespace: a\nnamespace: b", "3: namespace: is given twice (first in line 2)"),
@@ -530,11 +536,11 @@ def test_passwords_are_not_told(write: Write, url: str, shown: str) -> None:
 
 
 def test_values_that_came_out_of_the_environment_are_not_told(write: Write) -> None:
-    path = write("redis:\n  url: redis://:x@${SECRET}\nnamespace: ${SECRET}\npartitions: ${SECRET}\n")
-    assert mistakes_of(path, SECRET="hunter2 is secret") == [
+    path = write("redis:\n  url: redis://:x@${SECRET}\nnamespace: ${SECRET}\npartitions: ${PIN}\n")
+    assert mistakes_of(path, SECRET="hunter2 is secret", PIN="4711") == [
         f'f.yaml:2: redis.url: expected {REDIS_URL}, found "redis://***@${{SECRET}}"',
         f'f.yaml:3: namespace: expected {NAMESPACE}, found "${{SECRET}}"',
-        'f.yaml:4: partitions: expected a whole number >= 1, found "${SECRET}"',
+        'f.yaml:4: partitions: expected a whole number >= 1 and <= 64, found "${PIN}"',
     ]
 
 

@@ -1,5 +1,6 @@
 """The configuration of the daemon: `load(find_config_paths(given, os.environ), os.environ)` makes a `Config`."""
 
+from fairqued.daemon.config.address import redis_url
 from fairqued.daemon.config.cpus import usable_cpus
 from fairqued.daemon.config.loading import find_config_paths, load
 from fairqued.daemon.config.notyet import not_yet_in_effect
@@ -51,6 +52,7 @@ __all__ = [
     "find_config_paths",
     "load",
     "not_yet_in_effect",
+    "redis_url",
     "tokens_per_second",
     "usable_cpus",
 ]

@@ -151,7 +151,7 @@ def _accept_as(value: Any, kind: Any) -> Any:
     except (msgspec.ValidationError, RuntimeError):
         return _FAILED
     checks = [note for note in _notes(kind) if isinstance(note, Check)]
-    return accepted if is_finite(accepted) and all(check.passes(accepted) for check in checks) else _FAILED
+    return accepted if all(check.passes(accepted) for check in checks) else _FAILED
 
 
 def _expected(kind: Any, found: object = None) -> str:

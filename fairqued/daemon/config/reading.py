@@ -51,7 +51,7 @@ def read_file(path: Path, environ: Mapping[str, str], mistakes: Mistakes) -> Nod
         mistakes.add(place, "", f"is larger than {MAX_FILE_BYTES >> 20} MiB: not a configuration")
         return None
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode()
     except UnicodeDecodeError as error:
         mistakes.add(place._replace(line=data.count(b"\n", 0, error.start) + 1), "", "is not UTF-8 text")
         return None
