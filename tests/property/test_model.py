@@ -1,377 +1,49 @@
-"""The real scripts beside the reference model: any calls in any order, repeated and late ones among them."""
+"""The real scripts do what the reference model does, and the test would notice if they did not."""
 
-from __future__ import annotations
-
-import math
-import uuid
-from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
-import orjson
 import pytest
-from hypothesis import Phase, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
 
-from fairqued.errors import FairquedError
-from fairqued.record import Record, reason_number
-from fairqued.state import Priority, Reason, TaskState
-from fairqued.store import Ended, Exchanged, Finished, NewTask, Popped
-from tests.support.contract import reachable_moves
-from tests.support.fsck import findings
-from tests.support.model import TIE_US, Model, ModelTask
+from tests.support.machine import QueueMachine
 from tests.support.servers import RedisServer, newest_binary
 from tests.support.simclock import Mutation
-from tests.support.snapshot import Account, Snapshot
-from tests.support.world import DEDUP_OWN_US, DEDUP_US, FOREVER_US, LEASE_US, SILENCE_US, World
-
-USERS, QUEUES = ("alice", "bob", "acme/carol"), ("default", "mail")
-IDS = tuple(f"t{number}" for number in range(10))
-MILLISECOND, SECOND, DAY = 1_000, 1_000_000, 86_400_000_000
-MOST_WORKERS = 3
-
-delays = st.sampled_from([0, MILLISECOND, SECOND, 30 * SECOND, 200 * SECOND])
-durations = st.sampled_from([0, MILLISECOND, 20 * MILLISECOND, 300 * MILLISECOND, SECOND, 4 * SECOND, 16 * SECOND, DAY])
-queue_lists = st.sampled_from([("default",), ("mail",), ("default", "mail"), ("mail", "default")])
-numbers_of_tasks = st.sampled_from([1, 1, 2, 3, 8])
-
-
-@dataclass(frozen=True)
-class Call:
-    """One call of a method of `Store`, to make again later."""
-
-    method: str
-    args: tuple[Any, ...]
-
-    @property
-    def scripts(self) -> tuple[str, ...]:
-        return ("finish", "fail", "pop") if self.method == "exchange" else (self.method,)
-
-
-class QueueMachine(RuleBasedStateMachine):
-    """Clients, workers and masters of one namespace."""
-
-    def __init__(self, url: str, *mutations: Mutation) -> None:
-        super().__init__()
-        self.world = World(url, uuid.uuid4().hex[:12], *mutations)
-        self.model = Model(now=self.world.clock.now)
-        self.past: list[Call] = []
-        self.grants: list[tuple[str, str, int]] = []
-        self.completions: Counter[int] = Counter()
-        self.workers = 0
-        self.is_broken = False
-
-    # Rules: clients and operators
-
-    @initialize(users=st.deferred(lambda: limits_of_users))
-    def a_daemon_starts(self, users: dict[str, bytes]) -> None:
-        self.call("configure", self.world.nonce().hex(), {}, users)
-        self.start_worker()
-        self.start_worker()
-
-    @rule(data=st.data(), if_exists=st.sampled_from(["raise", "ignore", "replace"]))
-    def enqueue(self, data: st.DataObject, if_exists: str) -> None:
-        ids = data.draw(st.lists(st.sampled_from(IDS), min_size=1, max_size=4, unique=True))
-        tasks = [data.draw(new_tasks(task_id, self.model.now)) for task_id in ids]
-        self.call("push", self.world.nonce(), if_exists, tasks)
-
-    @rule(user=st.sampled_from(USERS), queue=st.sampled_from(QUEUES), number=st.integers(1, 12))
-    def enqueue_many(self, user: str, queue: str, number: int) -> None:
-        start = len(self.past)
-        tasks = [NewTask(f"{start}-{n}", user, queue, Priority.NORMAL, "", True, b"{}") for n in range(number)]
-        self.call("push", self.world.nonce(), "raise", tasks)
-
-    @precondition(lambda self: self.model.tasks)
-    @rule(data=st.data(), method=st.sampled_from(["cancel", "retry"]))
-    def cancel_or_retry(self, data: st.DataObject, method: str) -> None:
-        ids = data.draw(st.lists(st.sampled_from(sorted(self.model.tasks.keys() | {"missing"})), min_size=1, max_size=3))
-        self.call(method, *([self.world.nonce()] if method == "retry" else []), ids)
-
-    @rule(users=st.deferred(lambda: limits_of_users))
-    def configure(self, users: dict[str, bytes]) -> None:
-        self.call("configure", self.world.nonce().hex(), {}, users)
-
-    # Rules: workers
-
-    @precondition(lambda self: len(self.model.workers) < MOST_WORKERS)
-    @rule()
-    def start_worker(self) -> None:
-        self.workers += 1
-        self.call("register", f"w{self.workers}", LEASE_US, b"{}", {})
-
-    @precondition(lambda self: self.model.workers)
-    @rule(data=st.data(), most=numbers_of_tasks, queues=queue_lists)
-    def fetch(self, data: st.DataObject, most: int, queues: tuple[str, ...]) -> None:
-        worker = data.draw(st.sampled_from(sorted(self.model.workers)))
-        self.call("exchange", worker, [], [], self.model.workers[worker].claim + 1, most, queues)
-
-    @precondition(lambda self: any(self.model.held(worker) for worker in self.model.workers))
-    @rule(data=st.data(), most=numbers_of_tasks, queues=queue_lists, duration=durations)
-    def complete_and_fetch(self, data: st.DataObject, most: int, queues: tuple[str, ...], duration: int) -> None:
-        worker = data.draw(st.sampled_from([worker for worker in sorted(self.model.workers) if self.model.held(worker)]))
-        finished, ended = data.draw(completions([(t.task_id, t.fence) for t in self.model.held(worker)]))
-        claim = data.draw(st.sampled_from([None, self.model.workers[worker].claim + 1]))
-        self.time_goes_on(duration)
-        if finished or ended or claim:
-            self.call("exchange", worker, finished, ended, claim, most, queues)
-
-    @precondition(lambda self: self.grants)
-    @rule(data=st.data())
-    def complete_what_was_once_held(self, data: st.DataObject) -> None:
-        worker, task_id, fence = data.draw(st.sampled_from(self.grants))
-        finished, ended = data.draw(completions([(task_id, fence)]).filter(any))
-        self.call("exchange", worker, finished, ended, None, 0, ())
-
-    @precondition(lambda self: self.model.workers)
-    @rule(data=st.data())
-    def heartbeat(self, data: st.DataObject) -> None:
-        worker = data.draw(st.sampled_from(sorted(self.model.workers)))
-        once_held = [(task_id, fence) for of, task_id, fence in self.grants if of == worker]
-        held = dict(data.draw(st.lists(st.sampled_from(once_held), max_size=4)) if once_held else [])
-        held |= {t.task_id: t.fence for t in self.model.held(worker) if data.draw(st.integers(0, 3))}
-        claim = data.draw(st.integers(0, self.model.workers[worker].claim))
-        self.call("heartbeat", worker, LEASE_US, claim, held)
-
-    # Rules: masters
-
-    @rule(number=st.integers(1, 100), why=st.sampled_from(["death", "lost", "drain"]), most=st.sampled_from([1, 2, 500]))
-    def reclaim(self, number: int, why: str, most: int) -> None:
-        self.call("reclaim", f"w{1 + number % self.workers}", why, most)
-
-    @rule(data=st.data(), most=st.sampled_from([1, 500]))
-    def tick(self, data: st.DataObject, most: int) -> None:
-        living = [worker for worker in sorted(self.model.workers) if data.draw(st.booleans())]
-        self.call("tick", LEASE_US, SILENCE_US, living, most)
-
-    @rule(
-        finished=st.tuples(st.sampled_from([SECOND, FOREVER_US]), st.sampled_from([0, 1, FOREVER_US])),
-        failed=st.tuples(st.sampled_from([SECOND, FOREVER_US]), st.sampled_from([0, 1, FOREVER_US])),
-        most=st.sampled_from([1, 3, 500]),
-    )
-    def promote_and_trim(self, finished: tuple[int, int], failed: tuple[int, int], most: int) -> None:
-        self.call("promote", most)
-        self.call("trim", finished, failed, DEDUP_US, DEDUP_OWN_US, most)
-
-    # Rules: time and the network
-
-    @rule(duration=durations)
-    def time_goes_on(self, duration: int) -> None:
-        self.world.clock.set(self.world.clock.now + duration)
-
-    @precondition(lambda self: self.past)
-    @rule()
-    def the_last_call_is_repeated(self) -> None:
-        self.make(self.past[-1])
-
-    @precondition(lambda self: self.past)
-    @rule(data=st.data())
-    def an_old_call_arrives_late(self, data: st.DataObject) -> None:
-        self.make(data.draw(st.sampled_from(self.past)))
-
-    # One call on both sides
-
-    def call(self, method: str, *args: Any) -> None:
-        self.past.append(Call(method, args))
-        self.make(self.past[-1])
-
-    def make(self, call: Call) -> None:
-        self.is_broken = True
-        self.model.now = self.world.clock.now
-        before = {task_id: (task.life, task.state) for task_id, task in self.model.tasks.items()}
-        answer = _answer(self.world.store, call)
-        snapshot = self.world.snapshot()
-        assert findings(snapshot) == []
-        self.model.served = _started(answer)
-        assert _comparable(answer) == _comparable(_answer(self.model, call)), call
-        self.take_over_parked(call, snapshot)
-        compare(self.model, snapshot)
-        self.check_moves(call, before)
-        self.note_grants_and_completions(call, answer)
-        self.is_broken = False
-
-    def take_over_parked(self, call: Call, snapshot: Snapshot) -> None:
-        """Which of the users who may not run a pop met, is its own affair."""
-        if call.method == "exchange":
-            assert self.model.parked <= snapshot.parked
-            self.model.parked = set(snapshot.parked)
-
-    def check_moves(self, call: Call, before: dict[str, tuple[int, TaskState]]) -> None:
-        """The states changed as the headers of the scripts say."""
-        allowed = reachable_moves(*call.scripts)
-        for task_id, task in self.model.tasks.items():
-            life, state = before.get(task_id, (0, None))
-            move = (state.value if state and life == task.life else "new", task.state.value)
-            assert move[0] == move[1] or move in allowed, f"{call.scripts}: {move} is in no header"
-
-    def note_grants_and_completions(self, call: Call, answer: Any) -> None:
-        if not isinstance(answer, Exchanged):
-            return
-        for task_id, status in answer.statuses:
-            if status == "finished":
-                self.completions[self.model.tasks[task_id].life] += 1
-        for task_id, raw in answer.popped.tasks if answer.popped else []:
-            self.grants.append((call.args[0], task_id, Record.parse(task_id, raw).fence))
-
-    # The end
-
-    def teardown(self) -> None:
-        try:
-            if not self.is_broken:
-                self.drain()
-                self.purge()
-        finally:
-            self.world.client.flushdb()
-            self.world.close()
-
-    def drain(self) -> None:
-        """Whatever has happened: what was accepted ends, and is completed once."""
-        self.call("configure", self.world.nonce().hex(), {}, {})
-        for number in range(self.workers):
-            self.call("reclaim", f"w{number + 1}", "death", 500)
-        self.start_worker()
-        worker = f"w{self.workers}"
-        while any(not task.state.is_final for task in self.model.tasks.values()):
-            self.world.clock.set(self.world.clock.now + DAY)
-            finished = [Finished(t.task_id, t.fence, b"1", 1000) for t in self.model.held(worker)]
-            self.call("exchange", worker, finished, [], self.model.workers[worker].claim + 1, 500, QUEUES)
-        finished_lives = {t.life for t in self.model.tasks.values() if t.state is TaskState.FINISHED}
-        assert finished_lives <= self.completions.keys()
-        assert set(self.completions.values()) <= {1}
-        assert self.world.snapshot().numbers("counters").get("finished", 0) == sum(self.completions.values())
-
-    def purge(self) -> None:
-        """Once all tasks are gone, nothing of them or their users is left."""
-        self.call("reclaim", f"w{self.workers}", "drain", 500)
-        self.world.clock.set(self.world.clock.now + DAY)
-        self.call("trim", (0, 0), (0, 0), DEDUP_US, DEDUP_OWN_US, 500)
-        self.call("tick", LEASE_US, SILENCE_US, [], 500)
-        bells = {f"bell:{queue}" for queue in QUEUES}
-        assert self.world.keys() - bells <= {"meta", "counters"}
-
-
-@st.composite
-def new_tasks(draw: st.DrawFn, task_id: str, now: float) -> NewTask:
-    delay = draw(delays)
-    due = draw(st.sampled_from(["", "", f"+{delay}", f"@{now + delay:.0f}", "@1"]))
-    priority = draw(st.sampled_from([Priority.NORMAL, *Priority]))
-    user, queue = draw(st.sampled_from(USERS)), draw(st.sampled_from(QUEUES))
-    return NewTask(task_id, user, queue, int(priority), due, draw(st.booleans()), b'{"func":"f"}')
-
-
-@st.composite
-def completions(draw: st.DrawFn, held: list[tuple[str, int]]) -> tuple[list[Finished], list[Ended]]:
-    finished, ended = [], []
-    for task_id, fence in held:
-        match draw(st.sampled_from(["run on", "finish", "finish", "retry", "fail", "hand_back"])):
-            case "run on":
-                pass
-            case "finish":
-                finished.append(Finished(task_id, fence, draw(st.sampled_from([b"", b"1"])), DAY))
-            case what:
-                number = reason_number(draw(st.sampled_from(Reason))) if what == "fail" else draw(delays)
-                ended.append(Ended(task_id, fence, what, number, draw(st.sampled_from([b"", b"{}", b'{"a":1}']))))
-    return finished, ended
-
-
-limits = st.fixed_dictionaries(
-    {},
-    optional={
-        "weight": st.sampled_from([0.5, 1, 4]),
-        "max_running": st.sampled_from([0, 1, 2]),
-        "paused": st.sampled_from([False, False, True]),
-    },
-).map(lambda own: orjson.dumps({name: {"value": value, "origin": "yaml"} for name, value in own.items()}))
-limits_of_users = st.dictionaries(st.sampled_from(USERS), limits)
-
-
-def _answer(side: Any, call: Call) -> Any:
-    try:
-        return getattr(side, call.method)(*call.args)
-    except FairquedError as refusal:
-        return type(refusal)
-
-
-def _started(answer: Any) -> list[str]:
-    popped = answer.popped if isinstance(answer, Exchanged) else None
-    return [task_id for task_id, _ in popped.tasks] if popped else []
-
-
-def _comparable(answer: Any) -> Any:
-    if isinstance(answer, Exchanged):
-        return [status for _, status in answer.statuses], _comparable(answer.popped)
-    if isinstance(answer, Popped):
-        return answer.next_due_seconds, [task_id for task_id, _ in answer.tasks]
-    return answer
-
-
-def compare(model: Model, snapshot: Snapshot) -> None:
-    """What Redis holds is what the model holds."""
-    handles = {int(snapshot.hash("worker", worker)["handle"]): worker for worker in snapshot.rest_of("worker")}
-    assert {i: _of_record(task, handles) for i, task in snapshot.tasks.items()} == {
-        i: _of_model(task, model) for i, task in model.tasks.items()
-    }
-    assert {worker: {t.task_id: t.claim for t in model.held(worker)} for worker in snapshot.claims} == snapshot.claims
-    assert {worker: int(snapshot.hash("worker", worker)["claim"]) for worker in handles.values()} == {
-        worker: known.claim for worker, known in model.workers.items()
-    }
-    assert snapshot.zset("workers") == model.leases
-    assert snapshot.zset("dead") == model.dead
-    assert snapshot.list("finished") == model.finished
-    assert snapshot.hash("tombstones") == {task_id: nonce for task_id, (nonce, _) in model.tombstones.items()}
-    assert snapshot.parked == model.parked
-    compare_accounts(model, snapshot)
-
-
-def _of_record(task: Record, handles: dict[int, str]) -> tuple[Any, ...]:
-    return (
-        task.state, task.user_id, task.queue, task.priority, task.due, task.nonce, task.fence, task.settled,
-        task.attempts, task.failures, task.suspicion, task.losses, task.cancel_asked, task.reason,
-        handles.get(task.holder, "gone") if task.holder else "", task.ended_at,
-    )  # fmt: skip
-
-
-def _of_model(task: ModelTask, model: Model) -> tuple[Any, ...]:
-    worker = task.worker if task.worker in model.workers or not task.worker else "gone"
-    return (
-        task.state, task.new.user_id, task.new.queue, task.new.priority, task.due, task.nonce, task.fence,
-        task.settled, task.attempts, task.failures, task.suspicion, task.losses, task.cancel_asked, task.reason,
-        worker, task.ended_at,
-    )  # fmt: skip
-
-
-def compare_accounts(model: Model, snapshot: Snapshot) -> None:
-    """V and clocks agree to within the dithers; then the real ones are taken over."""
-    for name in model.domains.keys() | snapshot.domains.keys():
-        assert math.isclose(model.domains[name].clock, snapshot.domains[name].clock, rel_tol=0, abs_tol=TIE_US), name
-        model.domains[name].clock, model.domains[name].largest = snapshot.domains[name][:2]
-    for place in model.accounts.keys() | snapshot.accounts.keys():
-        real, expected = snapshot.accounts.get(place), model.accounts.get(place)
-        if real is None or expected is None:
-            assert is_hardly_behind_the_clock(model, place, real), f"account of {place}: {real}, expected {expected}"
-        else:
-            weight, running = model.limits_of(place[1]).weight, real.running
-            touched = model_account(real)
-            touched.accrue(model.now, running, weight)
-            expected.accrue(model.now, running, weight)
-            for name in ("v", "deposit", "estimate"):
-                found, wanted = getattr(touched, name), getattr(expected, name)
-                assert math.isclose(found, wanted, rel_tol=1e-9, abs_tol=TIE_US), f"{name} of {place}"
-    model.accounts = {place: model_account(real) for place, real in snapshot.accounts.items()}
-
-
-def model_account(real: Account) -> Any:
-    from tests.support.fair_model import Account as ModelAccount
-
-    return ModelAccount(real.touched, real.v, real.deposit, real.estimate)
-
-
-def is_hardly_behind_the_clock(model: Model, place: tuple[str, str], real: Account | None) -> bool:
-    """Whether the dither alone decides if an idle account is dropped."""
-    v = real.v if real else model.accounts[place].v
-    return abs(v - model.domains[place[0]].clock) <= TIE_US
 
 
 def test_scripts_do_what_the_model_does(own_server: RedisServer) -> None:
     run_state_machine_as_test(partial(QueueMachine, own_server.url))
+
+
+BROKEN = {
+    "pop raises no fence": Mutation("pop", "t.fence + 1, t.attempts + 1", "t.fence, t.attempts + 1"),
+    "pop takes a user's last task": Mutation("pop", "'ZPOPMIN', key.of('waiting'", "'ZPOPMAX', key.of('waiting'"),
+    "pop serves one user for ever": Mutation("pop", " and rank <= next_rank and", " and"),
+    "pop serves a late copy": Mutation("pop", "if claim < w.claim then", "if false then"),
+    "pop claims again when repeated": Mutation("pop", "if claim == w.claim then", "if false then"),
+    "running tasks cost nothing": Mutation("lib/account", "    account.accrue(a)\n", "\n"),
+    "weights do nothing": Mutation("lib/account", "a.v = a.v + top_up / a.limits.weight", "a.v = a.v + top_up"),
+    "who comes back has saved up": Mutation("lib/account", "a.v = math.max(a.v, a.domain.clock)", "a.v = a.v"),
+    "reclaim raises no fence": Mutation("lib/attempt", "  t.fence = t.fence + 1\n", "\n"),
+    "finish may be repeated": Mutation("finish", "  t.settled = t.fence\n", "\n"),
+    "nobody is unparked": Mutation("lib/attempt", "if a.may_unpark and", "if false and"),
+    "heartbeat puts back what it cannot know": Mutation("heartbeat", "'-inf', claim)", "'-inf', '+inf')"),
+    "tick judges after a silence": Mutation("tick", "math.abs(clock.now - last) <= silence", "true"),
+}
+
+
+@pytest.mark.parametrize("mutation", BROKEN.values(), ids=BROKEN.keys())
+def test_model_notices_a_broken_script(mutation: Mutation, mutants_server: RedisServer) -> None:
+    quick = settings(
+        max_examples=300, stateful_step_count=50, deadline=None, derandomize=True, database=None, print_blob=False,
+        phases=[Phase.generate], suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    with pytest.raises((AssertionError, KeyError, ExceptionGroup)):
+        run_state_machine_as_test(partial(QueueMachine, mutants_server.url, mutation), settings=quick)
+
+
+@pytest.fixture(scope="module")
+def mutants_server() -> Iterator[RedisServer]:
+    with RedisServer(newest_binary()) as server:
+        yield server

@@ -6,8 +6,7 @@ Only `lua/lib/state.lua` sets a state, so that is the one function to wrap; the 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-
-import redis
+from typing import Any
 
 from fairqued.assets import read_text
 from fairqued.scripts import NAMES, Script, assemble
@@ -46,8 +45,8 @@ class Move:
     @classmethod
     def parse(cls, line: bytes) -> "Move":
         """Read one line of the audit."""
-        *words, seconds, microseconds = line.decode().split(" ")
-        return cls(*words, at=int(seconds) + int(microseconds) / 1e6)
+        task_id, before, after, script, worker, seconds, microseconds = line.decode().split(" ")
+        return cls(task_id, before, after, script, worker, int(seconds) + int(microseconds) / 1e6)
 
 
 def audited_scripts() -> Mapping[str, Script]:
@@ -55,7 +54,7 @@ def audited_scripts() -> Mapping[str, Script]:
     return {name: assemble(name, partial(_read, name)) for name in NAMES}
 
 
-def read_moves(client: redis.Redis) -> list[Move]:
+def read_moves(client: Any) -> list[Move]:
     """Every move so far, in the order in which the server made them. Ids may hold no blanks."""
     length = client.llen(_KEY)
     lines = [line for start in range(0, length, _CHUNK) for line in client.lrange(_KEY, start, start + _CHUNK - 1)]

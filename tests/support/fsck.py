@@ -162,7 +162,7 @@ def workers_are_listed(snapshot: Snapshot) -> Iterator[str]:
     for worker in registered & dead.keys():
         yield f"worker {worker} is registered, but was declared dead"
     for worker in listed.keys() - registered:
-        if worker not in dead or not snapshot.claims.get(worker):
+        if not snapshot.claims.get(worker):
             yield f"worker {worker} has a lease, but is not registered, and nothing of it is left to put back"
     for worker in snapshot.claims.keys() - listed.keys():
         yield f"worker {worker} has no lease, but holds tasks"
@@ -320,6 +320,12 @@ def bells_hold_one_marker(snapshot: Snapshot) -> Iterator[str]:
             yield f"the bell of {queue} holds {snapshot.zset('bell', queue)}"
 
 
+def spent_nonces_are_whole(snapshot: Snapshot) -> Iterator[str]:
+    for task_id in snapshot.rest_of("spent"):
+        if len(snapshot.values[f"spent:{task_id}"]) % 8:
+            yield f"task {task_id}: its spent nonces are no multiple of 8 bytes"
+
+
 CHECKS: tuple[Callable[[Snapshot], Iterator[str]], ...] = (
     keys_are_in_the_table,
     records_can_be_read,
@@ -344,4 +350,5 @@ CHECKS: tuple[Callable[[Snapshot], Iterator[str]], ...] = (
     tombstones_are_right,
     results_belong_to_finished_tasks,
     bells_hold_one_marker,
+    spent_nonces_are_whole,
 )

@@ -6,30 +6,33 @@ Everything random comes from one seed; what the machine makes of it differs from
 import os
 import random
 import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import orjson
-import redis
 
 from fairqued.connection import Connection
 from fairqued.errors import QueueUnavailable
 from fairqued.queue import TaskQueue
 from fairqued.store import Store
 from tests.support.audit import audited_scripts
+from tests.support.hammer_nursery import Nursery
 from tests.support.hammer_producer import LIMITS, QUEUES, Enqueued, Producer
-from tests.support.hammer_worker import Nursery, WorkerConfig
-from tests.support.proxy import Counts, FaultyProxy, Faults
+from tests.support.hammer_worker import WorkerConfig
+from tests.support.proxy import Counts, Faults, FaultyProxy
 from tests.support.wait import wait_until
 
 NAMESPACE = "hammer"
 WORKERS, SLOTS = 4, 4
 LEASE_SECONDS, HEARTBEAT_SECONDS, TICK_SECONDS = 1.5, 0.3, 0.3
 TRY_SECONDS = 0.4
-KILL_EACH_SECONDS, FREEZE_EACH_SECONDS = 0.4, 2.0
-DRAIN_SECONDS, STOP_SECONDS = 60, 20
+KILL_EACH_SECONDS, FREEZE_EACH_SECONDS, STOP_EACH_SECONDS = 0.25, 1.5, 1.0
+CUT_EACH_SECONDS, FLUSH_EACH_SECONDS = 3.0, 2.0
+DRAIN_SECONDS, END_SECONDS = 60, 20
 
 CALM = Faults(drop_probability=0.02, copy_probability=0.05)
 STORM = Faults(drop_probability=0.3, copy_probability=0.3)
@@ -50,6 +53,7 @@ class Fate:
     is_frozen: bool = False
     ended_at: float | None = None
     exit_code: int | None = None
+    reclaimed_at: float | None = None
 
 
 @dataclass
@@ -59,6 +63,29 @@ class Outcome:
     tasks: dict[str, Enqueued]
     fates: dict[str, Fate]
     counts: Counts
+
+
+def judge_leases(store: Store, living: Sequence[str] = ()) -> None:
+    """One tick of a master."""
+    store.tick(int(LEASE_SECONDS * 1e6), int(LEASE_SECONDS * 5e5), living, most=5)
+
+
+class OtherMaster(threading.Thread):
+    """A master on another host, without workers and with a good network: its ticks come in time."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(name="hammer-other-master", daemon=True)
+        self._store = store
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        while not self._stopping.wait(TICK_SECONDS):
+            judge_leases(self._store)
+
+    def stop(self) -> None:
+        """Tick no more."""
+        self._stopping.set()
+        self.join()
 
 
 class Fleet:
@@ -86,13 +113,17 @@ class Fleet:
             self.fates[worker_id] = Fate(worker_id, self._nursery.fork(config), log)
 
     def kill_one(self) -> None:
-        """SIGKILL a worker. Its master reclaims it at once, or died with it: then its lease has to end."""
-        fate = self._random.choice(self.living)
+        """SIGKILL a worker, seldom a frozen one. Its master reclaims it at once, or died too: then its lease ends."""
+        fate = self._random.choices(self.living, [0.05 if fate.is_frozen else 1.0 for fate in self.living])[0]
         os.kill(fate.pid, signal.SIGKILL)
         fate.exit_code = self._nursery.wait(fate.pid)
         fate.ended_at = time.time()
         if self._random.random() < 0.8:
             self._to_reclaim.append(fate.worker_id)
+
+    def stop_one(self) -> None:
+        """SIGTERM a worker, as in a rolling deploy."""
+        os.kill(self._random.choice(self.living).pid, signal.SIGTERM)
 
     def freeze_one(self) -> None:
         """SIGSTOP a worker: for longer than its lease, or for a moment."""
@@ -123,31 +154,37 @@ class Fleet:
     def reclaim(self) -> None:
         """Put back what dead workers held; what fails now is tried again at the next call."""
         for worker_id in tuple(self._to_reclaim):
-            while self._store.reclaim(worker_id, "death", most=2)[1]:
+            fate = self.fates[worker_id]
+            while self._store.reclaim(worker_id, "drain" if fate.exit_code == 0 else "death", most=2)[1]:
                 pass
+            fate.reclaimed_at = time.time()
             self._to_reclaim.remove(worker_id)
 
     def tick(self) -> None:
         """Judge leases; the master vouches for some of those that run, the others have their heartbeat alone."""
         running = [fate.worker_id for fate in self.living if not fate.is_frozen and self._random.random() < 0.5]
-        self._store.tick(int(LEASE_SECONDS * 1e6), int(LEASE_SECONDS * 5e5), running, most=5)
+        judge_leases(self._store, running)
         self._store.promote()
 
     def stop(self) -> None:
         """Let all workers end in good order."""
         for fate in self.living:
             os.kill(fate.pid, signal.SIGTERM)
-        wait_until(lambda: self.reap() or not self.living, STOP_SECONDS, "all workers end after SIGTERM")
+        wait_until(self._have_ended, END_SECONDS, "all workers end after SIGTERM")
+
+    def _have_ended(self) -> bool:
+        self.reap()
+        return not self.living
 
 
 class Hammer:
     """One run: `strike` for a while, then `drain`."""
 
     def __init__(self, direct_url: str, proxy: FaultyProxy, nursery: Nursery, logs: Path, seed: int) -> None:
-        self.direct = Store(Connection(direct_url), NAMESPACE)
         self._proxy = proxy
         self._random = random.Random(f"{seed} hammer")
         scripts = audited_scripts()
+        self.direct = Store(Connection(direct_url), NAMESPACE, scripts)
         store = Store(Connection(proxy.url, timeout_seconds=2 * TRY_SECONDS), NAMESPACE, scripts)
         self.fleet = Fleet(store, proxy.url, nursery, logs, random.Random(f"{seed} fleet"))
         queue = TaskQueue(proxy.url, namespace=NAMESPACE, timeout_seconds=TRY_SECONDS)
@@ -158,11 +195,14 @@ class Hammer:
     def run(self, seconds: float) -> Outcome:
         """Strike for so long, then let everything end and say what is known."""
         self._configure()
+        other = OtherMaster(self.direct)
+        other.start()
         self.producer.start()
         try:
             self._strike(time.monotonic() + seconds)
         finally:
             self.producer.stop()
+            other.stop()
         for error in self.producer.errors:
             raise error
         self._drain()
@@ -183,7 +223,9 @@ class Hammer:
             self.fleet.tick: lambda: TICK_SECONDS,
             self.fleet.kill_one: lambda: self._random.expovariate(1 / KILL_EACH_SECONDS),
             self.fleet.freeze_one: lambda: self._random.expovariate(1 / FREEZE_EACH_SECONDS),
-            self._proxy.cut: lambda: self._random.expovariate(1 / 3.0),
+            self.fleet.stop_one: lambda: self._random.expovariate(1 / STOP_EACH_SECONDS),
+            self._proxy.cut: lambda: self._random.expovariate(1 / CUT_EACH_SECONDS),
+            self._flush_scripts: lambda: self._random.expovariate(1 / FLUSH_EACH_SECONDS),
         }
         due = {chore: time.monotonic() + pause() for chore, pause in chores.items()}
         while time.monotonic() < until and not self.producer.errors:
@@ -210,25 +252,47 @@ class Hammer:
     def _change_weather(self) -> None:
         self._proxy.inject(self._random.choices(list(WEATHER), list(WEATHER.values()))[0])
 
+    def _flush_scripts(self) -> None:
+        self.direct.connection.call(lambda client: client.script_flush())
+
     def _drain(self) -> None:
         self._proxy.heal()
         self.fleet.thaw(everyone=True)
-        wait_until(self._is_drained, DRAIN_SECONDS, "every task ends once the faults are over")
+        try:
+            wait_until(self._is_drained, DRAIN_SECONDS, "every task ends once the faults are over")
+        except AssertionError as error:
+            error.add_note("\n".join(self._describe_open_tasks()))
+            raise
         self.fleet.stop()
         self.fleet.reclaim()
 
     def _is_drained(self) -> bool:
         self._supervise()
         self._attempt(self.fleet.tick)
-        return not (self._count_waiting() or self._count_started() or self._proxy.counts.copies_pending)
+        held = {row[0].decode(): row[2] for row in self.direct.stats(0)[4]}
+        dead = held.keys() - {fate.worker_id for fate in self.fleet.living}
+        return not (self._count_waiting() or any(held.values()) or dead or self._proxy.counts.copies_pending)
+
+    def _describe_open_tasks(self) -> Iterator[str]:
+        for task_id, told in self.producer.tasks.items():
+            record = self.direct.read(task_id)
+            if record is not None and not record.state.is_final:
+                yield f"{told}: {record}"
 
     def _count_waiting(self) -> int:
         depth, scheduled = self.direct.connection.call(self._read_counts)
         return sum(map(int, depth)) + int(scheduled)
 
-    def _read_counts(self, client: redis.Redis) -> tuple[list[bytes], int]:
+    def _read_counts(self, client: Any) -> tuple[list[bytes], int]:
         keys = self.direct.keys
         return client.hvals(keys.of("depth")), client.zcard(keys.of("scheduled"))
 
-    def _count_started(self) -> int:
-        return sum(row[2] for row in self.direct.stats(0)[4])
+
+def names_left(store: Store) -> set[str]:
+    """Drop every task, forget every user, and return the names of the keys that are left."""
+    while any(store.trim((0, 0), (0, 0), 0, 0)):
+        pass
+    for _ in QUEUES:
+        store.tick(int(LEASE_SECONDS * 1e6), 0, ())
+    client, prefix = store.connection.client, store.keys.prefix
+    return {key.decode().removeprefix(prefix).split(":")[0] for key in client.scan_iter(f"{prefix}*", count=1000)}

@@ -14,7 +14,11 @@ from fairqued.state import Priority
 from fairqued.tasks import Task
 
 USERS = ("alice", "bob", "carol/team", "dave{x}", "eve*")
-LIMITS = {"alice": {"weight": 3}, "carol/team": {"max_running": 2}, "eve*": {"weight": 0.5, "max_running": 5}}
+LIMITS: dict[str, dict[str, float]] = {
+    "alice": {"weight": 3},
+    "carol/team": {"max_running": 2},
+    "eve*": {"weight": 0.5, "max_running": 5},
+}
 QUEUES = ("default", "mail")
 
 _KINDS = {"plain": 70, "fails_once": 10, "fails": 5, "revived": 5, "cancelled": 8, "replaced": 4, "repeated": 4}
@@ -107,10 +111,10 @@ class Producer(threading.Thread):
         )
 
     def _plan(self, task_id: str) -> None:
-        kind = self.tasks[task_id].kind
-        actions = {"cancelled": self._cancel, "revived": self._revive, "repeated": self._repeat, "replaced": self._replace}
-        if kind in actions:
-            self._soon(0.2, actions[kind], task_id)
+        actions = {"cancelled": self._cancel, "revived": self._revive, "repeated": self._repeat}
+        actions["replaced"] = self._replace
+        if action := actions.get(self.tasks[task_id].kind):
+            self._soon(0.2, action, task_id)
 
     def _enqueue_again(self, task_id: str) -> None:
         """After an unknown outcome: some give up, some try again under the same id."""

@@ -13,14 +13,14 @@ import orjson
 
 from fairqued.record import Record
 from fairqued.state import TaskState
-from fairqued.store import Store
-from tests.support.audit import Move, read_moves
-from tests.support.hammer import Fate, Outcome
+from tests.support.audit import Move
+from tests.support.hammer import LEASE_SECONDS, Fate
+from tests.support.hammer_evidence import Evidence, Execution
 from tests.support.hammer_producer import LIMITS, Enqueued
 from tests.support.hammer_worker import EXIT_GONE
 
 _KILLED = -9
-_CHUNK = 1000
+_ENDED_BY: dict[int | None, str] = {_KILLED: "killed", EXIT_GONE: "had to exit", 0: "stopped"}
 _FINAL, _WAITING = "fxc", "qs"
 _ENDS = {
     "plain": {TaskState.FINISHED},
@@ -41,18 +41,6 @@ Holding = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Execution:
-    """One run of a task by a worker; `end` is that of the process if it ended first."""
-
-    task_id: str
-    fence: int
-    worker_id: str
-    start: float
-    end: float
-    returned: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Loss:
     """A started task was taken from its worker: why, and whether the process was alive then."""
 
@@ -60,20 +48,6 @@ class Loss:
     worker_id: str
     cause: str
     was_alive: bool
-
-
-@dataclass
-class Evidence:
-    """All that was written down."""
-
-    outcome: Outcome
-    moves: list[Move]
-    records: Mapping[str, Record]
-    results: Mapping[str, bytes | None]
-    counters: Mapping[str, int]
-    executions: list[Execution] = field(default_factory=list)
-    statuses: list[tuple[str, str, str, str]] = field(default_factory=list)
-    """Worker, task, fence, status of each completion that was acknowledged."""
 
 
 @dataclass
@@ -86,40 +60,6 @@ class History:
     ends: Counter[str] = field(default_factory=Counter)
     losses: list[Loss] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-
-
-def gather(outcome: Outcome, store: Store) -> Evidence:
-    """Read the logs of the workers and all of Redis."""
-    client = store.connection.client
-    records: dict[str, Record] = {}
-    results: dict[str, bytes | None] = {}
-    ids = list(outcome.tasks)
-    for start in range(0, len(ids), _CHUNK):
-        some = ids[start : start + _CHUNK]
-        raws = client.mget([store.keys.of("task", task_id) for task_id in some])
-        records |= {task_id: Record.parse(task_id, raw) for task_id, raw in zip(some, raws, strict=True) if raw}
-        results |= zip(some, client.mget([store.keys.of("result", task_id) for task_id in some]), strict=True)
-    counters = {name.decode(): int(number) for name, number in client.hgetall(store.keys.of("counters")).items()}
-    evidence = Evidence(outcome, read_moves(client), records, results, counters)
-    for fate in outcome.fates.values():
-        _read_log(fate, evidence)
-    return evidence
-
-
-def _read_log(fate: Fate, evidence: Evidence) -> None:
-    running: dict[tuple[str, str], float] = {}
-    lines = fate.log.read_text().splitlines() if fate.log.exists() else []
-    for what, task_id, fence, *rest in map(str.split, lines):
-        if what == "status":
-            evidence.statuses.append((fate.worker_id, task_id, fence, rest[0]))
-        elif what == "start":
-            running[task_id, fence] = float(rest[-1])
-        else:
-            start = running.pop((task_id, fence))
-            evidence.executions.append(Execution(task_id, int(fence), fate.worker_id, start, float(rest[0]), True))
-    for (task_id, fence), start in running.items():
-        end = fate.ended_at or start
-        evidence.executions.append(Execution(task_id, int(fence), fate.worker_id, start, end, False))
 
 
 def read_history(moves: Iterable[Move], tasks: Mapping[str, Enqueued], fates: Mapping[str, Fate]) -> History:
@@ -139,6 +79,9 @@ def read_history(moves: Iterable[Move], tasks: Mapping[str, Enqueued], fates: Ma
             continue
         running[tasks[move.task_id].user] += (move.after == "r") - (move.before == "r")
         if move.after == "r":
+            since = fates[move.worker].reclaimed_at
+            if since and move.at > since:
+                history.problems.append(f"{move} by a worker that was reclaimed {move.at - since:.3f} s before")
             holders[move.task_id] = move.worker
             history.starts[move.task_id, move.worker] += 1
         elif move.before == "r":
@@ -162,8 +105,8 @@ def _end_attempt(history: History, move: Move, holder: Fate) -> None:
 
 def _cause(move: Move, holder: Fate, was_alive: bool) -> str:  # noqa: FBT001
     if not was_alive:
-        return "host died" if move.script == "tick" else "killed" if holder.exit_code == _KILLED else "had to exit"
-    was_frozen = any(start < move.at for start, _ in holder.frozen)
+        return "host died" if move.script == "tick" else _ENDED_BY.get(holder.exit_code, "broke")
+    was_frozen = any(start < move.at < end + LEASE_SECONDS for start, end in holder.frozen)
     return "frozen" if was_frozen else "cut off"
 
 
@@ -195,14 +138,21 @@ class Verdict:
     def summary(self) -> str:
         """The run in one line."""
         counts, fates = self._evidence.outcome.counts, self._fates.values()
+        numbers = {
+            "tasks": len(self._evidence.records),
+            "enqueues unknown": sum(told.accepted is None for told in self._tasks.values()),
+            "kills": sum(fate.exit_code == _KILLED for fate in fates),
+            "stops": sum(fate.exit_code == 0 for fate in fates),
+            "freezes": sum(len(fate.frozen) for fate in fates),
+            "workers that lost their lease": len(self._zombies()),
+            "replies dropped": counts.replies_dropped,
+            "late copies": counts.copies_delivered,
+            "starts": self._history.starts.total(),
+            "taken back": len(self._history.losses),
+            "executed again": self.doubles.total(),
+        }
         causes = ", ".join(f"{number} {cause}" for cause, number in sorted(self.doubles.items())) or "none"
-        return (
-            f"{len(self._evidence.records)} tasks, {sum(told.accepted is None for told in self._tasks.values())} enqueues "
-            f"unknown, {sum(fate.exit_code == _KILLED for fate in fates)} kills, {sum(len(f.frozen) for f in fates)} "
-            f"freezes, {len(self._zombies())} zombies, {counts.replies_dropped} replies dropped, "
-            f"{counts.copies_delivered} late copies, {sum(self._history.starts.values())} starts, "
-            f"{len(self._history.losses)} reclaimed, {self.doubles.total()} executed again ({causes})"
-        )
+        return ", ".join(f"{number} {what}" for what, number in numbers.items()) + f" ({causes})"
 
     def _judge_tasks(self) -> Iterator[str]:
         for task_id, told in self._tasks.items():
@@ -249,7 +199,8 @@ class Verdict:
         if len(done) < starts - len(lost):
             yield f"{holding} was started {starts} times for {len(done)} executions, and taken back {len(lost)} times"
         surplus = len(done) - completed
-        if surplus > len(lost):
+        # One that lost a task which it executed is a zombie, and may not end as if all were well.
+        if surplus > (len(lost) if self._fates[holding[1]].exit_code else 0):
             yield f"{holding} was executed {len(done)} times, completed {completed} times, taken back {len(lost)} times"
         for loss in lost[:surplus] if surplus > 0 else ():
             self.doubles[loss.cause + (", had returned" if done[-1].returned else ", still ran")] += 1
@@ -272,7 +223,8 @@ class Verdict:
         attempts = Counter((task_id, fence) for _, task_id, fence, _ in self._evidence.statuses)
         yield from (f"attempt {attempt} was acknowledged {n} times" for attempt, n in attempts.items() if n > 1)
         for worker_id, task_id, fence, status in self._evidence.statuses:
-            if status == "corrupt":
+            was_last = self._evidence.records[task_id].settled == int(fence)
+            if status == "corrupt" or (status == "stale" and was_last):
                 yield f"worker {worker_id}: completion of {task_id} with fence {fence} is {status}"
         for holding in told.keys() | self._history.completions.keys():
             accepted, heard = self._history.completions[holding], told[holding]
@@ -303,6 +255,3 @@ class Verdict:
         for fate in self._fates.values():
             if fate.exit_code not in (0, EXIT_GONE, _KILLED):
                 yield f"worker {fate.worker_id} ended with {fate.exit_code}"
-        for worker_id in self._zombies():
-            if self._fates[worker_id].exit_code == 0:
-                yield f"worker {worker_id} lost its lease and went on to the end"

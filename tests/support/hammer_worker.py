@@ -1,22 +1,15 @@
-"""The workers of the hammer: a process forked on demand, with slots, a heartbeat, and a log of all it did.
-
-Run as a module it is the nursery: one process without threads that has imported everything and forks workers, so that
-a new one takes milliseconds. It obeys lines of JSON on its standard input, and kills its children when that closes.
-"""
+"""A worker of the hammer: slots, a heartbeat, and a log of all it did."""
 
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import Any, Self
+from typing import Any
 
 from fairqued.connection import Connection, backoff_seconds
 from fairqued.errors import QueueUnavailable, WorkerGone
@@ -27,7 +20,6 @@ from tests.support.audit import audited_scripts
 
 EXIT_GONE, EXIT_BROKEN = 3, 4
 _IDLE_SECONDS = 0.02
-_WAIT_SECONDS = 20
 
 
 @dataclass(frozen=True)
@@ -61,7 +53,7 @@ class LoggingStore(Store):
 
     log: WorkerLog
 
-    def exchange(
+    def exchange(  # noqa: PLR0913, PLR0917 - as that of Store
         self,
         worker: str,
         finished: Sequence[Finished],
@@ -72,7 +64,7 @@ class LoggingStore(Store):
     ) -> Exchanged:
         """As that of Store."""
         answer = super().exchange(worker, finished, ended, claim, most, queues)
-        fences = [each.fence for each in (*finished, *ended)]
+        fences = [each.fence for each in finished] + [each.fence for each in ended]
         for (task_id, status), fence in zip(answer.statuses, fences, strict=True):
             self.log.write("status", task_id, fence, status)
         return answer
@@ -88,9 +80,7 @@ class HammerWorker:
             Connection(config.url, timeout_seconds=2 * config.try_seconds), config.namespace, audited_scripts()
         )
         store.log = self._log
-        self._lease = Lease(
-            store, config.queues, worker_id=config.worker_id, lease_seconds=config.lease_seconds
-        )
+        self._lease = Lease(store, config.queues, worker_id=config.worker_id, lease_seconds=config.lease_seconds)
         self._todo: SimpleQueue[StartedTask] = SimpleQueue()
         self._done: SimpleQueue[Completion] = SimpleQueue()
         self._busy = 0
@@ -99,14 +89,19 @@ class HammerWorker:
     def run(self) -> int:
         """Work, and return the exit code."""
         signal.signal(signal.SIGTERM, self._stop)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         try:
             self._register()
             for target in (self._beat, *[self._run_slot] * self._config.slots):
                 threading.Thread(target=_guarded, args=(target,), daemon=True).start()
             self._serve()
         except WorkerGone:
-            return EXIT_GONE
-        return 0
+            return self._end(EXIT_GONE)
+        return self._end(0)
+
+    def _end(self, code: int) -> int:
+        self._log.write("exit", time.time())
+        return code
 
     def _stop(self, *_: object) -> None:
         self._stopping = True
@@ -131,7 +126,7 @@ class HammerWorker:
             try:
                 answer = self._lease.exchange(pending, room)
             except QueueUnavailable:
-                time.sleep(backoff_seconds(tries))
+                time.sleep(backoff_seconds(tries) / 10)
                 tries += 1
                 continue
             pending, tries = [*answer.unreadable], 0
@@ -178,7 +173,7 @@ class HammerWorker:
             try:
                 self._lease.heartbeat()
             except WorkerGone:
-                os._exit(EXIT_GONE)
+                os._exit(self._end(EXIT_GONE))
             except QueueUnavailable:
                 continue
 
@@ -190,92 +185,3 @@ def _guarded(target: Any) -> None:
     except BaseException:  # noqa: BLE001 - whatever it was, it is shown and ends the process
         traceback.print_exc()
         os._exit(EXIT_BROKEN)
-
-
-def _fork(config: dict[str, Any]) -> int:
-    pid = os.fork()
-    if pid:
-        return pid
-    code = EXIT_BROKEN
-    try:
-        code = HammerWorker(WorkerConfig(**config)).run()
-    except BaseException:  # noqa: BLE001 - as above
-        traceback.print_exc()
-    os._exit(code)
-
-
-def _wait(pid: int, living: set[int], flags: int) -> int | None:
-    found, status = os.waitpid(pid, flags)
-    if not found:
-        return None
-    living.discard(pid)
-    return os.waitstatus_to_exitcode(status)
-
-
-def main() -> None:
-    """Obey: `fork` a worker, `poll` or `wait` for one; each is answered by a line of JSON."""
-    living: set[int] = set()
-    for line in sys.stdin:
-        what, about = json.loads(line)
-        if what == "fork":
-            answer: int | None = _fork(about)
-            living.add(answer or 0)
-        else:
-            answer = _wait(about, living, 0 if what == "wait" else os.WNOHANG)
-        print(json.dumps(answer), flush=True)  # noqa: T201 - the answer
-    for pid in tuple(living):
-        os.kill(pid, signal.SIGKILL)
-        _wait(pid, living, 0)
-
-
-class Nursery:
-    """The parent of all workers, from the test's side."""
-
-    def __init__(self, errors: Path) -> None:
-        self._errors = errors.open("ab")
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.hammer_worker"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
-            text=True, cwd=Path(__file__).parents[2],
-        )  # fmt: skip
-
-    def fork(self, config: WorkerConfig) -> int:
-        """Start a worker and return its pid."""
-        pid = self._ask("fork", asdict(config))
-        assert pid is not None
-        return pid
-
-    def poll(self, pid: int) -> int | None:
-        """The exit code of a worker that ended."""
-        return self._ask("poll", pid)
-
-    def wait(self, pid: int) -> int:
-        """The exit code of a worker that was killed."""
-        code = self._ask("wait", pid)
-        assert code is not None
-        return code
-
-    def close(self) -> None:
-        """Kill what is left, and end."""
-        assert self._process.stdin and self._process.stdout
-        self._process.stdin.close()
-        self._process.wait(_WAIT_SECONDS)
-        self._process.stdout.close()
-        self._errors.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _ask(self, what: str, about: Any) -> int | None:
-        assert self._process.stdin and self._process.stdout
-        self._process.stdin.write(json.dumps([what, about]) + "\n")
-        self._process.stdin.flush()
-        answer: int | None = json.loads(self._process.stdout.readline())
-        return answer
-
-
-if __name__ == "__main__":
-    main()

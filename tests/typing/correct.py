@@ -1,7 +1,6 @@
 # pyright: strict
 """What users write. Both type checkers accept it, and agree on every type; nothing here is ever run."""
 
-import logging
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
@@ -37,7 +36,7 @@ def resize(path: str, width: int = 100) -> int:
 
 @task()
 def note(*words: str, **details: int) -> None:
-    logging.info("%s %s", words, details)
+    current_task().logger.info("%s %s", words, details)
 
 
 @task

@@ -58,15 +58,13 @@ resize("a.png", width="100")  # E: mypy=arg-type pyright=reportArgumentType
 length: int = fetch("https://example.org")  # E: mypy=assignment pyright=reportAssignmentType
 thumbnail.delay("a.png", 200)  # E: mypy=attr-defined pyright=reportAttributeAccessIssue
 
-
 # Options of @task
 task(max_retries="3")  # E: mypy=call-overload pyright=reportArgumentType
 task(retries=3)  # E: mypy=call-overload pyright=reportCallIssue
 task(retry_on=["OSError"])  # E: mypy=list-item pyright=reportArgumentType
 task("mail")  # E: mypy=call-overload pyright=reportArgumentType,reportCallIssue
 
-
-# queue.enqueue()
+# Arguments of the queue, of Task and of as_user
 queue.enqueue(thumbnail)  # E: mypy=arg-type pyright=reportArgumentType
 queue.enqueue("thumbnail")  # E: mypy=arg-type pyright=reportArgumentType
 queue.enqueue(thumbnail.task("a.png", 1), user="alice")  # E: mypy=call-arg pyright=reportCallIssue
@@ -82,13 +80,10 @@ as_user(7)  # E: mypy=arg-type pyright=reportArgumentType
 # Results
 text: str = thumbnail.enqueue("a.png", 1).result()  # E: mypy=assignment pyright=reportAssignmentType
 number: int = queue.enqueue(thumbnail.task("a.png", 1)).result()  # E: mypy=assignment pyright=reportAssignmentType
-size: int = queue.enqueue(fetch.task("https://example.org")).result(
-    timeout_seconds=1
-)  # E: mypy=assignment pyright=reportAssignmentType
+size: int = queue.enqueue(fetch.task("a")).result()  # E: mypy=assignment pyright=reportAssignmentType
 sent: str = send.enqueue("bob").result()  # E: mypy=assignment pyright=reportAssignmentType
-first: int = queue.enqueue_many([send.task("bob"), fetch.task("a")])[
-    0
-].result()  # E: mypy=assignment pyright=reportAssignmentType
+handles = queue.enqueue_many([send.task("bob"), fetch.task("a")])
+first: int = handles[0].result()  # E: mypy=assignment pyright=reportAssignmentType
 thumbnail.enqueue("a.png", 1).result(timeout="1")  # E: mypy=call-arg pyright=reportCallIssue
 
 # Variance: a wider result does not go where a narrower one is expected.

@@ -258,7 +258,7 @@ def test_too_many_clients_are_waited_for(server_binary: ServerBinary, start_serv
     server = start_server(server_binary)
     with make_client(server.url, 5) as first, ThreadPoolExecutor() as pool:
         first.config_set("maxclients", 1)
-        with pytest.raises(QueueUnavailable, match="max number of clients reached"):
+        with pytest.raises(QueueUnavailable, match="cannot be reached: "):  # said, or a broken pipe
             enqueue(server.url)
         waiting = pool.submit(lambda: enqueue(server.url, timeout_seconds=30))
         first.config_set("maxclients", 100)
@@ -297,15 +297,19 @@ def test_the_deadline_is_kept_even_when_the_last_try_hangs(start_server: StartSe
     server = start_server()
     server.freeze()
     deadline = time.monotonic() + 4
+    tries: list[float] = []
 
-    def refused_at_first(client: Any) -> Any:
-        if time.monotonic() < deadline - 1:
+    def slow_to_refuse(client: Any) -> Any:
+        tries.append(time.monotonic())
+        if len(tries) == 1:
+            time.sleep(3)
             raise redis.ConnectionError("refused")
         return client.ping()
 
     with pytest.raises(QueueUnavailable, match="Timeout"):
-        Connection(server.url, timeout_seconds=4).call(refused_at_first)
-    assert time.monotonic() < deadline + 0.9, "the last try took more than what was left"
+        Connection(server.url, timeout_seconds=4).call(slow_to_refuse)
+    assert len(tries) >= 2
+    assert time.monotonic() < deadline + 0.7, "the last try took more than what was left"
 
 
 def test_the_pauses_grow_and_differ() -> None:

@@ -105,6 +105,10 @@ class TestKill:
             pytest.param(with_task(1, counted=None), id="a task is lost"),
             pytest.param(with_task(1, attempts=1), id="a task that was put back did not run again"),
             pytest.param(with_task(0, attempts=2), id="a task ran twice that had ended before the kill"),
+            pytest.param(
+                [replace(WELL[0], attempts=2), replace(WELL[1], attempts=1), *WELL[2:]],
+                id="another task ran twice than one that was put back",
+            ),
             pytest.param(with_task(2, attempts=2), id="more tasks ran twice than were put back"),
             pytest.param(with_task(1, attempts=3), id="a task ran three times"),
         ],
@@ -206,9 +210,10 @@ class TestReport:
 
     def test_shares_are_told_in_percent(self) -> None:
         console = plain_console()
-        print_shares(console, [ran("whale", "a", (0, 0, 3)), ran("alice", "b", (0, 2, 3))], ["whale", "alice"])
-        assert "2 users" not in text_of(console).splitlines()[1:]
-        assert "(0 ms)" in text_of(console) or "whale 100%" in text_of(console)
+        tasks = [ran("whale", "a", (0, 0, 3)), ran("whale", "c", (0, 4, 5)), ran("alice", "b", (0, 2, 3))]
+        print_shares(console, tasks, ["whale", "alice"])
+        told = "While 2 users had tasks waiting (2.00 s), slot time went to: whale 100%, alice 0%.\n"
+        assert text_of(console) == told
 
     def test_durations_are_for_people(self) -> None:
         assert [seconds(value) for value in (0.0004, 0.25, 1.0, 61.5)] == ["0 ms", "250 ms", "1.00 s", "61.50 s"]

@@ -1,0 +1,104 @@
+"""Forking while threads of the master are busy: every child comes up, and nothing of the master leaks into it."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from fairqued import TaskQueue
+from tests.daemon.conftest import StartDaemon
+from tests.support.daemon import LATE, Daemon, group_of, title
+from tests.support.process_tasks import add, descriptors, open_many
+from tests.support.wait import wait_until
+
+pytestmark = pytest.mark.process
+
+RESPAWNS, POSTS = 200, 8
+
+
+def test_two_hundred_respawns_while_the_masters_threads_are_busy(make_daemon: StartDaemon, queue: TaskQueue) -> None:
+    daemon = make_daemon(pools=[{"name": "main", "processes": POSTS, "threads": 1}], worker={"boot_timeout_seconds": 30})
+    daemon.program = [sys.executable, "-m", "tests.support.hasty_daemon"]
+    daemon.start(env={"PYTHONPATH": "/".join(__file__.split("/")[:-3])}).wait_until_ready()
+    master = psutil.Process(daemon.pid)
+    before = (master.num_fds(), master.num_threads())
+    with asking(daemon):
+        for _ in range(RESPAWNS // POSTS):
+            victims = daemon.worker_pids()
+            for pid in victims:
+                os.kill(pid, signal.SIGKILL)
+            wait_until(lambda: not set(daemon.worker_pids()) & set(victims), LATE, "they are gone")  # noqa: B023
+            daemon.wait_until_ready()
+    assert not daemon.messages("cannot boot"), "no child stalled"
+    assert len(daemon.messages("was sent SIGKILL")) == RESPAWNS
+    wait_until(lambda: (master.num_fds(), master.num_threads()) == before, LATE, "nothing leaked")
+    assert queue.enqueue(add.task(1, 2)).result(LATE) == 3
+    wait_until(lambda: len(list((daemon.state_dir / "workers").iterdir())) == POSTS, LATE, "the dead are forgotten")
+
+
+class asking:  # noqa: N801 - reads as what it does
+    """Ask for the daemon's status again and again, from a few threads, during the block."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=(daemon,)) for _ in range(2)]
+
+    def _ask(self, daemon: Daemon) -> None:
+        while not self._over.is_set():
+            daemon.status()
+            time.sleep(0.002)
+
+    def __enter__(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+
+def test_a_worker_inherits_no_descriptor(start_daemon: StartDaemon, queue: TaskQueue) -> None:
+    daemon = start_daemon(pools=[{"name": "main", "processes": 2, "threads": 1}])
+    masters = {str(fd.readlink()) for fd in _fds(daemon.pid)}
+    found = queue.enqueue(descriptors.task()).result(LATE)
+    shared = {target for fd, target in found.items() if int(fd) > 2 and target in masters}
+    assert {target.partition(":")[0] for target in shared} <= {"pipe", "/dev/null"}
+    assert len(shared - {"/dev/null"}) == 1, "the pipe by which it learns of its master's death"
+    own = {target for fd, target in found.items() if int(fd) > 2 and target not in masters}
+    assert all(target.startswith(("socket:", str(daemon.state_dir / "workers"))) for target in own), own
+
+
+def _fds(pid: int) -> list[Path]:
+    found = []
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        found.append(fd)
+    return found
+
+
+def test_titles_and_process_group(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(
+        pools=[{"name": "main", "processes": 2, "threads": 1}, {"name": "gpu", "queues": ["gpu"], "processes": 1}]
+    )
+    assert title(daemon.pid) == "fairqued: master"
+    assert [title(pid) for pid in daemon.worker_pids()] == [
+        "fairqued: worker main/1",
+        "fairqued: worker main/2",
+        "fairqued: worker gpu/1",
+    ]
+    assert {group_of(pid) for pid in daemon.worker_pids()} == {daemon.pid}
+
+
+def test_a_worker_with_more_than_a_thousand_descriptors(start_daemon: StartDaemon, queue: TaskQueue) -> None:
+    daemon = start_daemon()
+    assert queue.enqueue(open_many.task(1100)).result(LATE) > 1023
+    queue._store.connection.client.client_kill_filter(_type="normal", skipme=True)
+    for _ in range(3):
+        assert queue.enqueue(add.task(1, 2)).result(LATE) == 3
+    assert len(daemon.worker_pids()) == 1
+    assert not daemon.messages("broke")
