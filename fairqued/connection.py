@@ -43,11 +43,12 @@ Operation = Callable[[Any], T]
 
 DEFAULT_TIMEOUT_SECONDS = 5.0
 _UNREACHABLE = (RedisConnectionError, RedisTimeoutError, OSError, InvalidResponse)
-_TRANSIENT = (ReadOnlyError, OutOfMemoryError, ClusterDownError, TryAgainError)
+_TRANSIENT = (BusyLoadingError, ReadOnlyError, OutOfMemoryError, ClusterDownError, TryAgainError)
 _TRANSIENT_CODES = ("LOADING", "BUSY ", "READONLY", "MASTERDOWN", "OOM", "MISCONF", "NOREPLICAS")
 _TRANSIENT_TEXTS = ("-OOM", "-READONLY", "-MISCONF", "-NOREPLICAS", "when used memory > 'maxmemory'")
 _FORBIDDEN = (AuthenticationError, AuthorizationError, NoPermissionError)
-_FORBIDDEN_CODES, _FORBIDDEN_TEXTS = ("NOAUTH", "WRONGPASS", "NOPERM"), ("-NOPERM", "ACL failure in script")
+_FORBIDDEN_CODES = ("NOAUTH", "WRONGPASS", "NOPERM")
+_FORBIDDEN_TEXTS = ("-NOPERM", "ACL failure in script", "The user executing the script can't", "unauthenticated")
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS, _SHORTEST_TRY_SECONDS = 0.05, 2.0, 0.01
 
 _abandoned: list[redis.Redis] = []
@@ -99,11 +100,7 @@ def translate(error: Exception, url: str) -> Exception:
     text = str(error)
     if isinstance(error, _FORBIDDEN) or text.startswith(_FORBIDDEN_CODES) or _has(text, _FORBIDDEN_TEXTS):
         return NotAllowed(f"Redis at {masked(url)} refused: {text}")
-    if (
-        isinstance(error, BusyLoadingError | _TRANSIENT)
-        or text.startswith(_TRANSIENT_CODES)
-        or _has(text, _TRANSIENT_TEXTS)
-    ):
+    if isinstance(error, _TRANSIENT) or text.startswith(_TRANSIENT_CODES) or _has(text, _TRANSIENT_TEXTS):
         return QueueUnavailable(f"Redis at {masked(url)} refuses to work: {text}")
     if isinstance(error, _UNREACHABLE):
         return QueueUnavailable(f"Redis at {masked(url)} cannot be reached: {text or type(error).__name__}")
@@ -132,6 +129,8 @@ class Connection:
             raise ConfigError(f"timeout_seconds: expected a number above 0, found {timeout_seconds!r}")
         self.url = url
         self.timeout_seconds = timeout_seconds
+        self.give_up_at = math.inf
+        """No try lasts beyond this moment (monotonic): for a process that has to end by then."""
         self._owned = self._own()
 
     def _own(self) -> tuple[int, redis.Redis]:
@@ -148,7 +147,7 @@ class Connection:
 
     def once(self, operation: Operation[T]) -> T:
         """Try `operation` once. Raises QueueUnavailable or NotAllowed."""
-        return self._try(operation, self.client)
+        return self._try_within(math.inf, operation)
 
     def call(self, operation: Operation[T]) -> T:
         """Try `operation`, which has to be idempotent, until it answers or the deadline is over.
@@ -168,8 +167,9 @@ class Connection:
             attempt += 1
 
     def _try_within(self, seconds: float, operation: Operation[T]) -> T:
+        seconds = min(seconds, self.give_up_at - time.monotonic())
         if seconds >= self.timeout_seconds / 2:
-            return self.once(operation)
+            return self._try(operation, self.client)
         with make_client(self.url, max(seconds, _SHORTEST_TRY_SECONDS)) as hasty:
             return self._try(operation, hasty)
 

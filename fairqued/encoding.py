@@ -13,6 +13,7 @@ from datetime import date, datetime, time, timedelta
 from enum import Enum
 from functools import cache
 from pathlib import PurePath
+from types import UnionType
 from typing import Any, get_args, get_origin
 from uuid import UUID
 
@@ -23,7 +24,7 @@ from fairqued.validation import shown
 
 _MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**64 - 1
 _MAX_DEPTH, _MAX_STEPS_SHOWN = 100, 10
-_PLAIN_TYPES = frozenset({str, int, float, bool, type(None), list, dict, object})
+_PLAIN_TYPES = frozenset({str, int, float, bool, type(None), list, dict, object, UnionType})
 _RESTORED_TYPES = (
     bytes, bytearray, date, datetime, time, timedelta, Enum, PurePath, UUID, tuple, set, frozenset,
 )  # fmt: skip

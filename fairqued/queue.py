@@ -139,14 +139,14 @@ class QueueStats:
         """Decode the answer of stats.lua."""
         now, counters, depth, (scheduled, finished, failed, cancelled), workers, users = answer
         rows = [
-            WorkerInfo(worker.decode(), max(0.0, (float(end) - now) / 1e6), held, orjson.loads(info))
+            WorkerInfo(_text(worker), max(0.0, (float(end) - now) / 1e6), held, _object(info))
             for worker, end, held, info in workers
         ]
         return cls(
             at=_datetime(now), depth=_numbers(depth), scheduled=scheduled, started=sum(row.held for row in rows),
             finished=finished, failed=failed, cancelled=cancelled, counters=_numbers(counters),
             users=[
-                UserDepth(queue.decode(), user.decode(), waiting, running, bool(parked))
+                UserDepth(_text(queue), _text(user), waiting, running, bool(parked))
                 for queue, user, waiting, running, parked in users
             ],
             workers=rows,
@@ -154,7 +154,20 @@ class QueueStats:
 
 
 def _numbers(flat: Sequence[bytes]) -> dict[str, int]:
-    return {name.decode(): int(number) for name, number in zip(flat[::2], flat[1::2], strict=True)}
+    return {_text(name): int(number) for name, number in zip(flat[::2], flat[1::2], strict=True)}
+
+
+def _text(raw: bytes) -> str:
+    """A name as stored; what is not UTF-8 was written by somebody else, and is shown, not refused."""
+    return raw.decode(errors="backslashreplace")
+
+
+def _object(raw: bytes) -> dict[str, Any]:
+    try:
+        value = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 class TaskHandle(Generic[R_co]):

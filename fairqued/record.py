@@ -5,9 +5,8 @@ The header is the twin of `lua/lib/record.lua`. Why one string: docs/adr/0001-re
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from struct import Struct
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -37,8 +36,7 @@ def reason_number(reason: Reason) -> int:
     return _REASONS.index(reason) + 1
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """A decoded record. Times are microseconds of the server's clock, 0 where it did not happen yet."""
 
     task_id: str

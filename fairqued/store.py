@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import cached_property
+from typing import Any, NamedTuple, TypeVar
 
 from redis.exceptions import RedisError
 
@@ -18,8 +18,7 @@ T = TypeVar("T")
 _FOREVER_MS = 10 * 365 * 86_400_000
 
 
-@dataclass(frozen=True, slots=True)
-class NewTask:
+class NewTask(NamedTuple):
     """A task on its way into Redis. `due` is '' (now), '+N' or '@N' (microseconds: from now, or since the epoch)."""
 
     task_id: str
@@ -31,8 +30,7 @@ class NewTask:
     spec: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(NamedTuple):
     """An attempt that returned. `result` is JSON, empty for null or for a result that nobody wants."""
 
     task_id: str
@@ -41,8 +39,7 @@ class Finished:
     result_ttl_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(NamedTuple):
     """An attempt that did not return. `what` is retry, fail or hand_back; `number` the delay in µs, or the reason."""
 
     task_id: str
@@ -52,16 +49,14 @@ class Ended:
     error: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Popped:
+class Popped(NamedTuple):
     """The answer of pop."""
 
     next_due_seconds: float | None
     tasks: list[tuple[str, bytes]]
 
 
-@dataclass(frozen=True, slots=True)
-class Exchanged:
+class Exchanged(NamedTuple):
     """The answers of one round trip: a status for each completion, and what pop gave."""
 
     statuses: list[tuple[str, str]]
@@ -81,7 +76,11 @@ class Store:
     def __init__(self, connection: Connection, namespace: str, scripts: Mapping[str, Script] | None = None) -> None:
         self.connection = connection
         self.keys = Keys(namespace)
-        self._scripts = scripts or load_all()
+        self._given_scripts = scripts
+
+    @cached_property
+    def _scripts(self) -> Mapping[str, Script]:
+        return self._given_scripts or load_all()
 
     # Tasks, from the client's side
 
@@ -139,7 +138,15 @@ class Store:
         """Deliver completions and claim the next tasks, in one round trip and a single try."""
         calls: list[Call] = []
         if finished:
-            calls.append(("finish", (worker, *_flat((f.task_id, f.fence, f.result, min(f.result_ttl_ms, _FOREVER_MS)) for f in finished))))
+            calls.append(
+                (
+                    "finish",
+                    (
+                        worker,
+                        *_flat((f.task_id, f.fence, f.result, min(f.result_ttl_ms, _FOREVER_MS)) for f in finished),
+                    ),
+                )
+            )
         if ended:
             calls.append(("fail", (worker, *_flat((e.task_id, e.fence, e.what, e.number, e.error) for e in ended))))
         if claim is not None:
@@ -165,7 +172,9 @@ class Store:
         put_back, left = self._run("reclaim", worker, why, most)
         return put_back, left
 
-    def tick(self, lease_us: int, silence_us: int, living: Sequence[str], most: int = 500) -> tuple[bool, int, list[str]]:
+    def tick(
+        self, lease_us: int, silence_us: int, living: Sequence[str], most: int = 500
+    ) -> tuple[bool, int, list[str]]:
         """Renew and judge leases: whether they were judged, tasks put back, workers declared dead."""
         judged, put_back, *dead = self._run("tick", lease_us, silence_us, most, *living)
         return bool(judged), put_back, _texts(dead)

@@ -120,6 +120,8 @@ class Task(Generic[R_co]):
         check_id(self.func, "func")
         if not isinstance(self.args, list | tuple):
             raise InvalidTask(f"args: expected a list or tuple, found {shown(self.args)}")
+        if not isinstance(self.kwargs, Mapping):
+            raise InvalidTask(f"kwargs: expected a mapping, found {shown(self.kwargs)}")
         args, kwargs = list(self.args), dict(self.kwargs)
         check_json(args, "args")
         check_json(kwargs, "kwargs")

@@ -7,7 +7,10 @@ import logging
 import os
 import signal
 import sys
+import threading
+import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +27,9 @@ from fairqued.worker.worker import EXIT_FENCED
 logger = logging.getLogger("fairqued.worker")
 
 READY = b"ready"
+_MOST_TOLD_BYTES = 4096
+_NO_PLACE = (str(Path(importlib.__file__).parent), str(Path(__file__).parents[1]), "<frozen ")
+"""Code that only carries out an import: its lines say nothing about what is wrong."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,34 +52,33 @@ def live(birth: Birth) -> int:
     """Be a worker until told to stop. Called in the forked child with all signals blocked; returns the exit code."""
     worker: Worker | None = None
 
-    def on_term(number: int, frame: object) -> None:
+    def stop(_number: int, _frame: object) -> None:
         if worker is None:
-            os._exit(exits.OK)
+            os._exit(exits.WORKER_STOPPED)
         worker.stop(birth.config.worker.drain_seconds)
 
-    _arm(on_term)
+    _arm(stop)
     _drop_descriptors(keep={0, 1, 2, birth.boot_fd, birth.master_fd})
+    threading.Thread(target=_end_with_master, args=(birth.master_fd,), name="orphan", daemon=True).start()
     setproctitle.setproctitle(f"fairqued: worker {birth.title}")
     lock_worker_file(birth.lock_file)
-    log.add_worker(birth.worker_id)
+    log.be_worker(birth.worker_id)
     try:
         worker = _boot(birth)
-        worker.register()
-    except BaseException as error:  # noqa: BLE001 - user modules may raise anything
-        _say(birth.boot_fd, f"{type(error).__name__}: {error}".encode(errors="backslashreplace"))
+    except BaseException as error:
+        _say(birth.boot_fd, told(error).encode(errors="backslashreplace"))
         logger.debug("boot failed", exc_info=True)
         return exits.WORKER_BOOT_FAILED
     _say(birth.boot_fd, READY)
     try:
-        left = worker.run()
+        worker.run()
     except WorkerGone:
         return EXIT_FENCED
-    if left:
-        logger.warning("%d tasks did not end in time and are handed back", left)
-    return exits.OK
+    return exits.WORKER_STOPPED
 
 
 def _boot(birth: Birth) -> Worker:
+    """A registered worker. Raises whatever user modules raise, and QueueUnavailable."""
     config = birth.config
     add_python_path(config.python_path)
     queue = TaskQueue(birth.redis_url, namespace=config.namespace, timeout_seconds=config.redis.timeout_seconds)
@@ -85,9 +90,10 @@ def _boot(birth: Birth) -> Worker:
         unknown_function_seconds=config.worker.unknown_function_seconds,
         worker_id=birth.worker_id,
         pool=birth.pool.name,
-        master_fd=birth.master_fd,
     )
-    return Worker(queue, make_handler(config, birth.pool), settings)
+    worker = Worker(queue, make_handler(config, birth.pool), settings)
+    worker.register()
+    return worker
 
 
 def add_python_path(entries: Sequence[str]) -> None:
@@ -111,30 +117,44 @@ def make_handler(config: Config, pool: PoolSettings) -> TaskHandler:
     return handler
 
 
-def _arm(on_term: signal._HANDLER) -> None:
-    """Own handlers first, then let signals in. The terminal's signals are the master's business."""
+def told(error: BaseException) -> str:
+    """An error in one line, with its place in user code."""
+    frames = traceback.extract_tb(error.__traceback__)
+    places = [f" ({each.filename}, line {each.lineno})" for each in frames if not each.filename.startswith(_NO_PLACE)]
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}{': ' if text else ''}{text}{places[-1] if places else ''}"
+
+
+def _arm(stop: signal._HANDLER) -> None:
+    """Own handlers first, then let signals in. The terminal's signals are the master's business.
+
+    A SIGTERM may be waiting already: it must never be ignored, not even for a moment, or it is lost.
+    """
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signal.signal(signal.SIGTERM, on_term)
+    for number in (signal.SIGINT, signal.SIGQUIT, *signals.LATER):
+        signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.ALL)
 
 
 def _drop_descriptors(keep: set[int]) -> None:
     """Detach inherited descriptors, but keep their numbers taken: objects that own them must not close new ones."""
     null = os.open(os.devnull, os.O_RDWR)
-    for name in os.listdir("/dev/fd"):
-        fd = int(name)
-        if fd not in keep and fd != null:
-            try:
-                os.dup2(null, fd, inheritable=False)
-            except OSError:
-                pass  # the descriptor of the listing itself, closed by now
+    for name in os.listdir("/dev/fd"):  # noqa: PTH208 - numbers, not paths
+        if int(name) not in {*keep, null}:
+            with suppress(OSError):
+                os.dup2(null, int(name), inheritable=False)
+
+
+def _end_with_master(master_fd: int) -> None:
+    """Wait for the end of a pipe that the master alone holds open, and end."""
+    os.read(master_fd, 1)
+    os._exit(exits.WORKER_ORPHANED)
 
 
 def _say(fd: int, message: bytes) -> None:
     try:
-        os.write(fd, message[:4096])
+        os.write(fd, message[:_MOST_TOLD_BYTES])
     finally:
         os.close(fd)

@@ -6,17 +6,16 @@ import logging
 import os
 import socket
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import orjson
 
+from fairqued.daemon.gate import ForkGate
 from fairqued.errors import ConfigError
-
-if TYPE_CHECKING:
-    from fairqued.daemon.master import Master
 
 logger = logging.getLogger("fairqued.control")
 
@@ -26,62 +25,82 @@ _MAX_SOCKET_PATH_BYTES = 100
 
 
 class ControlServer:
-    """Answers on a Unix socket from a thread; each answer is made at the fork gate."""
+    """Answers on a Unix socket from a thread; each answer is made at the fork gate.
 
-    def __init__(self, path: Path, master: Master) -> None:
-        self._path, self._master = path, master
-        self._socket: socket.socket | None = None
-        self._thread = threading.Thread(target=self._serve, name="control", daemon=True)
+    The path is taken on entering the `with` block, and refuses connections until `start`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises ConfigError if the path is too long for a socket."""
+        if (length := len(os.fsencode(path))) > _MAX_SOCKET_PATH_BYTES:
+            raise ConfigError(
+                f"control.socket {path}: has {length} bytes, at most {_MAX_SOCKET_PATH_BYTES} work everywhere; "
+                "choose a shorter control.socket or state_dir"
+            )
+        self._path = path
+        self._socket = socket.socket(socket.AF_UNIX)
 
     def __enter__(self) -> Self:
-        if len(os.fsencode(self._path)) > _MAX_SOCKET_PATH_BYTES:
-            raise ConfigError(f"control.socket {self._path}: longer than {_MAX_SOCKET_PATH_BYTES} bytes")
-        with suppress(FileNotFoundError):
-            self._path.unlink()
-        listener = socket.socket(socket.AF_UNIX)
+        self._remove_stale()
         try:
-            listener.bind(str(self._path))
+            self._socket.bind(str(self._path))
+            self._path.chmod(0o600)
         except OSError as error:
             raise ConfigError(f"control.socket {self._path}: {error.strerror}") from None
-        self._path.chmod(0o600)
-        listener.listen(16)
-        self._socket = listener
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         with suppress(OSError):
             self._path.unlink()
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread out of `accept`
+        self._socket.close()
 
-    def start(self) -> None:
+    def start(self, gate: ForkGate, status: Callable[[], dict[str, Any]]) -> None:
         """Begin to answer."""
-        self._thread.start()
+        self._socket.listen(16)
+        threading.Thread(target=self._serve, args=(gate, status), name="control", daemon=True).start()
 
-    def _serve(self) -> None:
-        assert self._socket is not None
+    def _remove_stale(self) -> None:
+        with socket.socket(socket.AF_UNIX) as probe:
+            if probe.connect_ex(str(self._path)) == 0:
+                raise ConfigError(f"control.socket {self._path}: another daemon listens there")
+        if self._path.is_socket():
+            self._path.unlink(missing_ok=True)
+
+    def _serve(self, gate: ForkGate, status: Callable[[], dict[str, Any]]) -> None:
         while True:
             try:
                 talk, _ = self._socket.accept()
             except OSError:
                 return
-            with talk, suppress(OSError):
-                talk.settimeout(_TALK_SECONDS)
-                request = _read_line(talk)
-                with self._master.gate.work():
-                    answer = self._answer(request)
-                talk.sendall(answer)
+            try:
+                with talk:
+                    talk.settimeout(_TALK_SECONDS)
+                    request = _read_line(talk)
+                    with gate.work():
+                        answer = _answer(request, status)
+                    talk.sendall(answer)
+            except OSError:
+                pass  # whoever asked is gone
+            except Exception:
+                logger.exception("a request on the control socket failed")
 
-    def _answer(self, request: bytes) -> bytes:
-        try:
-            command = orjson.loads(request)["command"]
-        except (orjson.JSONDecodeError, KeyError, TypeError):
-            return _line({"error": 'expected one line of JSON: {"command": …}'})
-        match command:
-            case "status":
-                return _line({"ok": self._master.status()})
-            case "ping":
-                return _line({"ok": "pong"})
-            case _:
-                return _line({"error": f"unknown command {command!r}"})
+
+def _answer(request: bytes, status: Callable[[], dict[str, Any]]) -> bytes:
+    try:
+        command = orjson.loads(request)["command"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return _line({"error": 'expected one line of JSON: {"command": …}'})
+    match command:
+        case "status":
+            return _line({"ok": status()})
+        case "ping":
+            return _line({"ok": "pong"})
+        case _:
+            return _line({"error": f"unknown command {command!r}"})
 
 
 def _read_line(talk: socket.socket) -> bytes:

@@ -28,8 +28,11 @@ class Child:
     pid: int
     worker_id: str
     boot_fd: int
+    """Where it says that it is ready, or why not; -1 once it did."""
     born_at: float = field(default_factory=time.monotonic)
     phase: Phase = Phase.BOOTING
+    trouble: str = ""
+    """Why it cannot boot."""
 
 
 @dataclass
@@ -42,16 +45,20 @@ class Post:
     deaths: int = 0
     fill_at: float = 0.0
     trouble: str = ""
-    """Why the last worker could not boot, said once."""
+    """Why the last worker could not boot; empty once one could."""
 
     @property
     def title(self) -> str:
+        """What logs and process lists call it."""
         return f"{self.pool.name}/{self.number}"
 
-    def lost(self, *, booted: bool) -> float:
-        """Its worker died: plan the next one, and return the pause. The first death costs no time."""
-        assert self.child is not None
-        if booted and time.monotonic() - self.child.born_at >= _PROVEN_AFTER_SECONDS:
+    def vacate(self, *, booted: bool) -> float:
+        """Its worker died, or could not be forked: plan the next one, and return the pause before it.
+
+        The first death costs no time; a worker that lived for a while makes up for earlier deaths.
+        """
+        now = time.monotonic()
+        if booted and self.child and now - self.child.born_at >= _PROVEN_AFTER_SECONDS:
             self.deaths = 0
         pause = 0.0
         if self.deaths or not booted:
@@ -59,25 +66,23 @@ class Post:
             pause *= random.uniform(0.5, 1.0)  # noqa: S311
         self.deaths += 1
         self.child = None
-        self.fill_at = time.monotonic() + pause
+        self.fill_at = now + pause
         return pause
 
 
 class Crew:
-    """All posts of a configuration."""
+    """All posts of a configuration. Only the main thread changes them, others may look."""
 
     def __init__(self, config: Config) -> None:
-        self.posts = [
-            Post(pool, number) for pool in config.pools for number in range(1, pool.process_count + 1)
-        ]
+        self.posts = [Post(pool, number) for pool in config.pools for number in range(1, pool.process_count + 1)]
 
     def children(self) -> list[Child]:
         """The living workers."""
-        return [post.child for post in self.posts if post.child is not None]
+        return [child for post in self.posts if (child := post.child) is not None]
 
-    def post_of(self, pid: int) -> Post | None:
-        """The post whose worker has this process id."""
-        return next((post for post in self.posts if post.child and post.child.pid == pid), None)
+    def post_of(self, child: Child) -> Post:
+        """The post of a living worker."""
+        return next(post for post in self.posts if post.child is child)
 
     def vacant(self, now: float) -> list[Post]:
         """Posts to fill now."""

@@ -13,6 +13,7 @@ import socket
 import struct
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 import orjson
@@ -21,7 +22,7 @@ _FLOCK = "hhqqi4x"
 _KILL_WAIT_SECONDS = 10.0
 
 
-class StateDirUnusable(Exception):  # noqa: N818 - tells what is wrong, as an exit code does
+class StateDirUnusable(Exception):
     """The state directory cannot be used: not writable, or another daemon uses it."""
 
 
@@ -34,23 +35,20 @@ class StateDirectory:
     def __init__(self, path: Path) -> None:
         """Lock `path`, made if it is not there. Raises StateDirUnusable."""
         self.path = path
+        self._workers = path / "workers"
+        self._named = 0
         try:
-            self._workers = path / "workers"
             self._workers.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock_fd = os.open(path / "master.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise StateDirUnusable(f"state_dir {path}: cannot be written: {error.strerror}") from None
-        if not try_lock(self._lock_fd):
-            holder = lock_holder(self._lock_fd)
-            raise StateDirUnusable(
-                f"state_dir {path}: another daemon uses it (process {holder}); stop that one, or set another state_dir"
-            )
-        try:
+            if not try_lock(self._lock_fd):
+                raise StateDirUnusable(
+                    f"state_dir {path}: another daemon uses it (process {lock_holder(self._lock_fd) or 'unknown'}); "
+                    "stop that one, or set another state_dir"
+                )
             self.instance = self._read_instance()
             self.boot = self._count_boot()
         except OSError as error:
             raise StateDirUnusable(f"state_dir {path}: cannot be written: {error.strerror}") from None
-        self._named = 0
 
     def _read_instance(self) -> str:
         """The id of this directory on this host; a copy of the directory gets an id of its own."""
@@ -88,16 +86,23 @@ class StateDirectory:
         """Leave a trace of a worker before it is forked, so that a successor looks after it."""
         self.worker_file(worker_id).touch(mode=0o600)
 
+    def remember(self, worker_id: str, why: str) -> None:
+        """Note how a worker ended, for a successor that may have to put back its tasks."""
+        with suppress(OSError):  # on a full disk the successor takes it for lost
+            self.worker_file(worker_id).write_text(why)
+
     def forget(self, worker_id: str) -> None:
         """Remove the trace of a worker whose tasks have been put back."""
         self.worker_file(worker_id).unlink(missing_ok=True)
 
-    def predecessors(self) -> list[str]:
-        """Workers of earlier masters whose tasks were not put back yet; those that still live are killed first."""
-        left = [file for file in sorted(self._workers.glob("*.lock"))]
-        for file in left:
-            kill_holder(file)
-        return [file.stem for file in left]
+    def predecessors(self) -> dict[str, str]:
+        """Workers of earlier masters whose tasks were not put back yet, with what was noted of their end.
+
+        Those that still live are killed first; one that cannot be killed is left to its lease. In a copied directory
+        there are none: the files in it tell of the original's workers.
+        """
+        left = sorted(self._workers.glob(f"{self.instance}.*.lock"))
+        return {file.stem: file.read_text(errors="replace") for file in left if kill_holder(file)}
 
 
 def lock_worker_file(path: Path) -> int:
@@ -111,34 +116,38 @@ def try_lock(fd: int) -> bool:
     """Take the record lock of a file; False if another process holds it."""
     try:
         fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except (BlockingIOError, PermissionError):
         return False
     return True
 
 
 def lock_holder(fd: int) -> int | None:
-    """The process that holds the record lock of a file, if any."""
+    """The process that holds the record lock of a file; None if nobody does, or one that cannot be seen from here.
+
+    A holder in another PID namespace or on another host is reported as 0 or -1, which `kill` takes for everybody.
+    """
     if os.uname().sysname != "Linux":
         return None
     asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
     kind, _, _, _, pid = struct.unpack(_FLOCK, fcntl.fcntl(fd, fcntl.F_GETLK, asked))
-    return int(pid) if kind != fcntl.F_UNLCK else None
+    return int(pid) if kind != fcntl.F_UNLCK and pid > 0 else None
 
 
-def kill_holder(path: Path) -> None:
-    """Kill the process that holds the lock of a file, and wait until it is gone."""
+def kill_holder(path: Path) -> bool:
+    """Kill the process that holds the lock of a file, and wait until it is gone; False if it cannot be killed."""
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
         deadline = time.monotonic() + _KILL_WAIT_SECONDS
-        while not try_lock(fd) and time.monotonic() < deadline:
+        while not try_lock(fd):
+            if time.monotonic() > deadline:
+                return False
             if (pid := lock_holder(fd)) is not None:
-                try:
+                with suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
             time.sleep(0.01)
     finally:
         os.close(fd)
+    return True
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from io import TextIOWrapper
 from typing import Literal
 
 from pythonjsonlogger.json import JsonFormatter
@@ -20,6 +21,19 @@ class _AddTask(logging.Filter):
         running = current_task()
         if running.is_running and not hasattr(record, "task"):
             record.task, record.user, record.attempt = running.task_id, running.user_id, running.attempt
+        return True
+
+
+class _AddWorker(logging.Filter):
+    """Put the worker on each record that does not name one."""
+
+    def __init__(self, worker_id: str) -> None:
+        super().__init__()
+        self._worker_id = worker_id
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not hasattr(record, "worker"):
+            record.worker = self._worker_id
         return True
 
 
@@ -41,20 +55,17 @@ def set_up(level: str, form: Literal["auto", "text", "json"]) -> None:
     root.setLevel(level.upper())
 
 
-def add_worker(worker_id: str) -> None:
-    """Name the worker on every line of this process."""
-
-    class _AddWorker(logging.Filter):
-        def filter(self, record: logging.LogRecord) -> bool:
-            if not hasattr(record, "worker"):
-                record.worker = worker_id
-            return True
-
+def be_worker(worker_id: str) -> None:
+    """Name the worker on every line of this process, and let what tasks print appear when they print it."""
     for handler in logging.getLogger().handlers:
-        handler.addFilter(_AddWorker())
+        handler.addFilter(_AddWorker(worker_id))
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
 
 
 def flush() -> None:
     """Before `os._exit`, which flushes nothing."""
     for handler in logging.getLogger().handlers:
         handler.flush()
+    if sys.stdout is not None:
+        sys.stdout.flush()

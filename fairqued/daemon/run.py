@@ -7,14 +7,13 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from urllib.parse import quote, urlsplit, urlunsplit
 
 from fairqued.connection import Connection, backoff_seconds
-from fairqued.daemon import exits, log, namespace
-from fairqued.daemon.config import Config, not_yet_in_effect
+from fairqued.daemon import exits, log, namespace, signals
+from fairqued.daemon.config import Config, not_yet_in_effect, redis_url
 from fairqued.daemon.control import ControlServer
 from fairqued.daemon.embedded import EmbeddedRedis
+from fairqued.daemon.exits import Failure
 from fairqued.daemon.identity import StateDirectory, StateDirUnusable
 from fairqued.daemon.master import Master
 from fairqued.errors import ConfigError, FairquedError, NotAllowed, QueueUnavailable
@@ -23,31 +22,33 @@ from fairqued.store import Store
 logger = logging.getLogger("fairqued.master")
 
 
-@dataclass(frozen=True)
-class Failure(Exception):  # noqa: N818
-    """The daemon cannot start: one line for people, and the exit code."""
-
-    message: str
-    exit_code: int
-
-
-def run_daemon(config: Config, *, ends_if_boot_fails: bool = False) -> int:
-    """Run until told to stop; returns the exit code. Raises Failure if it cannot start."""
+def run_daemon(config: Config, *, ends_if_boot_fails: bool = False) -> None:
+    """Run until told to stop. Raises Failure if it cannot start, or may not go on."""
     log.set_up(config.logging.level, config.logging.format)
     warnings.filterwarnings("ignore", message=".*use of fork\\(\\) may lead to deadlocks", category=DeprecationWarning)
+    signals.interrupt_when_told_to_stop()
     if later := not_yet_in_effect(config):
         logger.warning("set, but not yet in effect in this release: %s", ", ".join(later))
-    with _starting():
-        state = StateDirectory(config.state_dir)
-        with _redis(config) as url:
-            _prepare(config, url)
-            master = Master(config, state, url, ends_if_boot_fails=ends_if_boot_fails)
-            with ControlServer(config.control_socket, master) as control:
-                return master.run(serve=lambda _: control.start())
+    try:
+        with _failures():
+            _run(config, ends_if_boot_fails=ends_if_boot_fails)
+    except KeyboardInterrupt:
+        logger.info("fairqued was told to stop before it was up")
+
+
+def _run(config: Config, *, ends_if_boot_fails: bool) -> None:
+    control = ControlServer(config.control_socket)
+    embedded = EmbeddedRedis(config.state_dir, config.redis.server_binary) if config.redis.url == "embedded" else None
+    state = StateDirectory(config.state_dir)
+    with control, _redis(config, embedded) as url:
+        _prepare(config, url)
+        master = Master(config, state, url, embedded=embedded, ends_if_boot_fails=ends_if_boot_fails)
+        master.run(serve=lambda: control.start(master.gate, master.status))
 
 
 @contextmanager
-def _starting() -> Iterator[None]:
+def _failures() -> Iterator[None]:
+    """Each error that a start may meet, with its exit code."""
     try:
         yield
     except StateDirUnusable as error:
@@ -61,33 +62,21 @@ def _starting() -> Iterator[None]:
 
 
 @contextmanager
-def _redis(config: Config) -> Iterator[str]:
+def _redis(config: Config, embedded: EmbeddedRedis | None) -> Iterator[str]:
     """The URL of Redis; the embedded one runs inside this block, and is stopped last."""
-    if config.redis.url != "embedded":
-        yield _with_password(config)
+    if embedded is None:
+        yield redis_url(config)
         return
-    server = EmbeddedRedis(config.state_dir, config.redis.server_binary)
-    server.start(config.redis.start_timeout_seconds)
-    logger.info("embedded Redis is up: %s", server.url)
     try:
-        yield server.url
+        embedded.start(config.redis.start_timeout_seconds)
+    except KeyboardInterrupt:
+        embedded.stop()
+        raise
+    logger.info("embedded Redis is up: %s", embedded.url)
+    try:
+        yield embedded.url
     finally:
-        server.stop()
-
-
-def _with_password(config: Config) -> str:
-    if config.redis.password_file is None:
-        return config.redis.url
-    try:
-        password = quote(config.redis.password_file.read_text().strip(), safe="")
-    except OSError as error:
-        raise ConfigError(f"redis.password_file {config.redis.password_file}: {error.strerror}") from None
-    parts = urlsplit(config.redis.url)
-    if parts.scheme == "unix":
-        query = f"{parts.query}&password={password}" if parts.query else f"password={password}"
-        return urlunsplit(parts._replace(query=query))
-    place = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:{password}@{place}"))
+        embedded.stop()
 
 
 def _prepare(config: Config, url: str) -> None:
@@ -96,16 +85,21 @@ def _prepare(config: Config, url: str) -> None:
     deadline = time.monotonic() + config.redis.start_timeout_seconds
     attempt = 0
     try:
-        while True:
-            try:
-                namespace.apply(store, config)
-                return
-            except QueueUnavailable as error:
-                if time.monotonic() >= deadline:
-                    raise
-                if attempt == 0:
-                    logger.warning("%s; trying for %g s", error, config.redis.start_timeout_seconds)
-            time.sleep(backoff_seconds(attempt))
+        while not _apply(store, config, deadline, is_first=attempt == 0):
+            time.sleep(min(backoff_seconds(attempt), max(0.0, deadline - time.monotonic())))
             attempt += 1
     finally:
         store.connection.close()
+
+
+def _apply(store: Store, config: Config, deadline: float, *, is_first: bool) -> bool:
+    """One try; whether Redis answered. Raises QueueUnavailable once the deadline is over."""
+    try:
+        namespace.apply(store, config)
+    except QueueUnavailable as error:
+        if time.monotonic() >= deadline:
+            raise
+        if is_first:
+            logger.warning("%s; trying for %g s", error, config.redis.start_timeout_seconds)
+        return False
+    return True

@@ -1,4 +1,4 @@
-"""Signals as events of a loop: handlers do nothing but make the loop's `select` return."""
+"""Signals as events of a loop: handlers do nothing but make the loop's wait return."""
 
 from __future__ import annotations
 
@@ -6,8 +6,18 @@ import select
 import signal
 import socket
 from collections.abc import Iterable
+from contextlib import suppress
 
 ALL = frozenset(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+LATER = (signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR1, signal.SIGUSR2)
+"""What a master will understand in a later release; they must not end it."""
+
+
+def interrupt_when_told_to_stop() -> None:
+    """Until a loop takes the signals over: let those that stop a daemon raise KeyboardInterrupt."""
+    for number in STOPPING:
+        signal.signal(number, signal.default_int_handler)
 
 
 class SignalQueue:
@@ -15,24 +25,25 @@ class SignalQueue:
 
     def __init__(self, wanted: Iterable[signal.Signals]) -> None:
         self._read, self._write = socket.socketpair()
-        self._read.setblocking(False)
-        self._write.setblocking(False)
+        self._read.settimeout(0)
+        self._write.settimeout(0)
         self._wanted = frozenset(wanted)
+        signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
         for number in self._wanted:
             signal.signal(number, _note)
-        signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
 
     def wait(self, timeout_seconds: float, others: Iterable[int] = ()) -> tuple[list[signal.Signals], list[int]]:
         """Signals that came, and those of the descriptors `others` that can be read, after at most the timeout."""
-        ready, _, _ = select.select([self._read, *others], (), (), max(0.0, timeout_seconds))
-        return self._drain(), [each for each in ready if isinstance(each, int)]
+        poll = select.poll()
+        for descriptor in (self._read.fileno(), *others):
+            poll.register(descriptor, select.POLLIN)
+        ready = [descriptor for descriptor, _ in poll.poll(max(0.0, timeout_seconds) * 1000)]
+        return self._drain(), [descriptor for descriptor in ready if descriptor != self._read.fileno()]
 
     def wake(self) -> None:
         """Let `wait` return, from another thread."""
-        try:
+        with suppress(BlockingIOError):
             self._write.send(b"\0")
-        except BlockingIOError:
-            pass
 
     def _drain(self) -> list[signal.Signals]:
         try:

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from fairqued.errors import FairquedError, QueueUnavailable
+from fairqued.errors import NotAllowed, QueueUnavailable
 from fairqued.store import Store
 
 logger = logging.getLogger("fairqued.scheduler")
@@ -29,7 +29,8 @@ _LONGEST_SILENCE_US = 5_000_000
 class Gate(Protocol):
     """Where units of work are done."""
 
-    def work(self) -> AbstractContextManager[None]: ...
+    def work(self) -> AbstractContextManager[None]:
+        """One unit of work."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,8 @@ class Settings:
     finished: tuple[int, int]
     failed: tuple[int, int]
     dedup_us: int
+    only_own_workers: bool = False
+    """Leave promoting and trimming to the schedulers of other daemons."""
 
     @property
     def silence_us(self) -> int:
@@ -64,41 +67,37 @@ class _PutBack:
     done: Callable[[str], None]
 
 
-class TaskScheduler(threading.Thread):
+class TaskScheduler:
     """Ticks, promotes, trims, and puts back the tasks of dead workers as soon as it is told of them."""
 
     def __init__(self, store: Store, gate: Gate, settings: Settings, *, living: Callable[[], Iterable[str]]) -> None:
         """`living` names the workers whose leases this master vouches for."""
-        super().__init__(name="scheduler", daemon=True)
         self._store, self._gate, self._settings, self._living = store, gate, settings, living
-        self._chores = [
-            Chore("tick", _TICK_SECONDS, self.tick),
-            Chore("promote", _PROMOTE_SECONDS, self.promote),
-            Chore("trim", _TICK_SECONDS, self.trim),
-        ]
+        self._chores = [Chore("tick", _TICK_SECONDS, self.tick)]
+        if not settings.only_own_workers:
+            self._chores += [Chore("promote", _PROMOTE_SECONDS, self.promote), Chore("trim", _TICK_SECONDS, self.trim)]
         self._dead: deque[_PutBack] = deque()
         self._wake = threading.Event()
         self._stopping = False
         self._away_since: float | None = None
+        self._troubles: dict[str, str] = {}
+        self._thread: threading.Thread | None = None
 
-    def run(self) -> None:
-        while not self._stopping:
-            self._wake.clear()
-            pause = self._put_back_all()
-            now = time.monotonic()
-            for chore in self._chores:
-                if chore.due_at <= now and not self._stopping:
-                    more = self._attempt(chore.name, chore.run_once)
-                    chore.due_at = now if more else now + chore.seconds
-            next_chore = min(chore.due_at for chore in self._chores) - time.monotonic()
-            self._wake.wait(max(0.0, min(pause, next_chore)))
+    def start(self) -> None:
+        """Begin, in a thread."""
+        self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
+        self._thread.start()
+
+    def is_alive(self) -> bool:
+        """Whether the thread is at work."""
+        return self._thread is not None and self._thread.is_alive()
 
     def stop(self) -> None:
         """End the thread."""
         self._stopping = True
         self._wake.set()
-        if self.is_alive():
-            self.join()
+        if self._thread is not None:
+            self._thread.join()
 
     def put_back(self, worker_id: str, why: str, done: Callable[[str], None]) -> None:
         """Put back what a dead worker held, at once or as soon as Redis answers; then call `done(worker_id)`."""
@@ -117,6 +116,18 @@ class TaskScheduler(threading.Thread):
         """Whether Redis answers, and since when it does not (seconds)."""
         away = self._away_since
         return {"reachable": away is None, "away_seconds": round(time.monotonic() - away, 1) if away else 0}
+
+    def _run(self) -> None:
+        while not self._stopping:
+            self._wake.clear()
+            pause = self._put_back_all()
+            now = time.monotonic()
+            for chore in self._chores:
+                if chore.due_at <= now and not self._stopping:
+                    more = self._attempt(chore.name, chore.run_once)
+                    chore.due_at = now if more else now + chore.seconds
+            next_chore = min(chore.due_at for chore in self._chores) - time.monotonic()
+            self._wake.wait(max(0.0, min(pause, next_chore)))
 
     # Chores
 
@@ -146,6 +157,7 @@ class TaskScheduler(threading.Thread):
         """Returns the seconds after which to try again; infinity when nothing is left."""
         while self._dead:
             if self._attempt("reclaim", self._put_back_one) is None:
+                self._dead.rotate(-1)  # one that fails for a reason of its own does not hold up the others
                 return _RETRY_SECONDS
         return float("inf")
 
@@ -160,18 +172,21 @@ class TaskScheduler(threading.Thread):
         return bool(left)
 
     def _attempt(self, name: str, run_once: Callable[[], bool]) -> bool | None:
-        """One unit of work at the gate; None when it failed. An error never ends the thread."""
+        """One unit of work at the gate; None when it failed. An error never ends the thread, and is told once."""
         with self._gate.work():
             try:
                 more = run_once()
-            except QueueUnavailable as error:
+            except (QueueUnavailable, NotAllowed) as error:
                 if self._away_since is None:
                     logger.warning("%s", error)
                     self._away_since = time.monotonic()
                 return None
-            except FairquedError:
-                logger.exception("%s failed", name)
+            except Exception as error:
+                if self._troubles.get(name) != repr(error):
+                    logger.exception("%s failed, and is tried again and again", name)
+                    self._troubles[name] = repr(error)
                 return None
+            self._troubles.pop(name, None)
             if self._away_since is not None:
                 logger.info("Redis is back after %.1f s", time.monotonic() - self._away_since)
                 self._away_since = None

@@ -6,12 +6,14 @@ at that socket together with its local wake-up pipe (the marker is BullMQ's idea
 
 from __future__ import annotations
 
-import os
+import math
 import select
+import socket
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
 
-from redis.connection import AbstractConnection
 from redis.exceptions import RedisError
 
 from fairqued.connection import Connection
@@ -21,39 +23,32 @@ _GRACE_SECONDS = 3.0
 
 
 class Waker:
-    """A pipe that wakes a thread out of `select`; safe to ring from threads and signal handlers."""
+    """Wakes a thread out of `wait_any`; safe to ring from threads and signal handlers."""
 
     def __init__(self) -> None:
-        self._read, self._write = os.pipe()
-        os.set_blocking(self._read, False)
-        os.set_blocking(self._write, False)
+        self._read, self._write = socket.socketpair()
+        self._read.settimeout(0)
+        self._write.settimeout(0)
 
     def fileno(self) -> int:
-        return self._read
-
-    @property
-    def write_fd(self) -> int:
-        """For `signal.set_wakeup_fd`."""
-        return self._write
+        """What to look at."""
+        return self._read.fileno()
 
     def ring(self) -> None:
-        """Wake the sleeper, now or when it next sleeps."""
-        try:
-            os.write(self._write, b"!")
-        except BlockingIOError:
-            pass  # it is full of wake-ups already
+        """Wake the sleeper, now or when it next sleeps; nothing once it is closed."""
+        with suppress(OSError):  # it may be full of wake-ups already
+            self._write.send(b"!")
 
     def drain(self) -> None:
         """Forget the wake-ups so far."""
-        try:
-            while os.read(self._read, 4096):
+        with suppress(BlockingIOError):
+            while self._read.recv(4096):
                 pass
-        except BlockingIOError:
-            pass
 
     def close(self) -> None:
-        os.close(self._read)
-        os.close(self._write)
+        """Give the descriptors back."""
+        self._read.close()
+        self._write.close()
 
 
 class Bell:
@@ -61,7 +56,7 @@ class Bell:
 
     def __init__(self, connection: Connection, keys: Sequence[str]) -> None:
         self._owner, self._keys = connection, list(keys)
-        self._connection: AbstractConnection | None = None
+        self._connection: Any = None
         self._armed_until: float | None = None
 
     @property
@@ -72,7 +67,8 @@ class Bell:
     def arm(self, seconds: float) -> None:
         """Start to listen for at most `seconds`. Raises RedisError or OSError; call `reset` then."""
         if self._connection is None:
-            self._connection = self._owner.client.connection_pool.make_connection()
+            pool = self._owner.client.connection_pool
+            self._connection = pool.connection_class(**pool.connection_kwargs)  # the pool would count it for ever
             self._connection.connect()
         block = max(0.01, min(seconds, BLOCK_SECONDS))
         self._connection.send_command("BZPOPMIN", *self._keys, f"{block:.3f}")
@@ -80,7 +76,6 @@ class Bell:
 
     def fileno(self) -> int:
         """The socket to look at while armed."""
-        assert self._connection is not None
         return int(self._connection._sock.fileno())  # noqa: SLF001 - redis-py has no public name for it
 
     def answer(self) -> bool:
@@ -88,7 +83,6 @@ class Bell:
 
         Raises RedisError or OSError; call `reset` then.
         """
-        assert self._connection is not None
         self._armed_until = None
         return self._connection.read_response() is not None
 
@@ -101,14 +95,16 @@ class Bell:
         """Drop the connection, and with it a BZPOPMIN under way."""
         self._armed_until = None
         if self._connection is not None:
-            try:
+            with suppress(RedisError, OSError):
                 self._connection.disconnect()
-            except (RedisError, OSError):
-                pass
             self._connection = None
 
 
-def wait_any(sources: Sequence[Waker | Bell], timeout_seconds: float | None) -> list[Waker | Bell]:
+def wait_any(sources: Sequence[Waker | Bell], timeout_seconds: float = math.inf) -> list[Waker | Bell]:
     """Those of `sources` that have something to read, after at most `timeout_seconds`."""
-    ready, _, _ = select.select(sources, (), (), timeout_seconds)
-    return list(ready)
+    by_descriptor = {source.fileno(): source for source in sources}
+    poll = select.poll()  # `select` cannot look at descriptors above 1023, and tasks may open many
+    for descriptor in by_descriptor:
+        poll.register(descriptor, select.POLLIN)
+    ready = poll.poll(None if timeout_seconds == math.inf else max(0.0, timeout_seconds) * 1000)
+    return [by_descriptor[descriptor] for descriptor, _ in ready]

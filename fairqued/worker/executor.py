@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 import traceback
+from collections.abc import Mapping, MutableMapping
 from contextvars import Context
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -19,6 +20,7 @@ from fairqued.lease import Completion, StartedTask, encode_result
 from fairqued.state import Reason
 from fairqued.worker.handler import BadArguments, Result, TaskHandler, UnknownFunction
 
+_MOST_LOGGED = 500
 _FIRST_HAND_BACK_SECONDS, _LONGEST_HAND_BACK_SECONDS = 1.0, 30.0
 
 
@@ -65,7 +67,11 @@ class Executor:
 
     def run(self, task: StartedTask) -> Completion:
         """Run one task in a fresh context, and say how it ended."""
-        return self._completion(task, Context().run(self._outcome, task))
+        try:
+            return self._completion(task, Context().run(self._outcome, task))
+        except BaseException as error:  # noqa: BLE001 - a hook of user code raised, or a damaged record was met
+            logger.exception("task %s: its end could not be dealt with", task.task_id, extra=_about(task))
+            return task.failed(Reason.ERROR, describe(error))
 
     def _outcome(self, task: StartedTask) -> Outcome:
         enter_task(self._current(task))
@@ -76,7 +82,7 @@ class Executor:
         except BadArguments as error:
             return Refused(Reason.BAD_ARGUMENTS, error)
         except BaseException as error:  # noqa: BLE001 - SystemExit of a task ends the task, not the worker
-            return Raised(error, self._handler.is_retryable(task, error))
+            return Raised(error, is_retryable=self._handler.is_retryable(task, error))
         return self._encoded(returned)
 
     def _encoded(self, returned: Any) -> Outcome:
@@ -92,11 +98,13 @@ class Executor:
                 return task.finished(result)
             case Raised(error, is_retryable):
                 told = describe(error)
-                _log_failure(task, error, will_retry=is_retryable and task.retries_left > 0)
-                return task.retried(told) if is_retryable and task.retries_left else task.failed(Reason.ERROR, told)
+                will_retry = is_retryable and task.retries_left > 0
+                _log_failure(task, told, will_retry=will_retry)
+                return task.retried(told) if will_retry else task.failed(Reason.ERROR, told)
             case Refused(reason, error):
-                _log_failure(task, error, will_retry=False)
-                return task.failed(reason, describe(error))
+                told = describe(error)
+                _log_failure(task, told, will_retry=False)
+                return task.failed(reason, told)
             case NotHere(error):
                 return self._hand_back(task, error)
             case _:
@@ -108,41 +116,59 @@ class Executor:
         since = task.record.read_error().get("unknown_since") or now
         told = {"type": "UnknownFunction", "message": str(error), "unknown_since": since}
         if now - since >= self._unknown_function_seconds:
-            logger.error("task %s: %s", task.task_id, error)
+            logger.error("task %s failed: %s", task.task_id, error, extra=_about(task))
             return task.failed(Reason.UNKNOWN_FUNCTION, told)
-        logger.warning("task %s handed back: %s", task.task_id, error)
+        logger.warning("task %s handed back: %s", task.task_id, error, extra=_about(task))
         return task.handed_back(told, min(_LONGEST_HAND_BACK_SECONDS, max(_FIRST_HAND_BACK_SECONDS, now - since)))
 
     def _current(self, task: StartedTask) -> CurrentTask:
-        about = {"task": task.task_id, "user": task.user_id, "attempt": task.attempt, "worker": self._worker_id}
         return CurrentTask(
             task_id=task.task_id,
             user_id=task.user_id,
             attempt=task.attempt,
             retries_left=task.retries_left,
             meta=MappingProxyType(dict(task.meta)),
-            logger=logging.LoggerAdapter(logger, about),
+            logger=_TaskLogger(logger, {**_about(task), "worker": self._worker_id}),
             _cancelled=task.cancelled,
             _lease_lost=task.lease_lost,
         )
 
 
+class _TaskLogger(logging.LoggerAdapter[logging.Logger]):
+    """Adds the task to each record, beside the `extra` of the call (what Python 3.13 calls `merge_extra`)."""
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        return msg, {**kwargs, "extra": {**(kwargs.get("extra") or {}), **(self.extra or {})}}
+
+
+def _about(task: StartedTask) -> dict[str, object]:
+    return {"task": task.task_id, "user": task.user_id, "attempt": task.attempt}
+
+
 def describe(error: BaseException) -> dict[str, Any]:
     """An exception as stored with a task, also one whose `__str__` raises."""
-    try:
-        message = str(error)
-    except Exception as second:  # noqa: BLE001 - user code
-        message = f"(its text cannot be shown: {type(second).__name__})"
     kind = type(error)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    return {"type": name, "message": _message(error), "traceback": _traceback(error), "at": time.time()}
+
+
+def _message(error: BaseException) -> str:
     try:
-        text = "".join(traceback.format_exception(error))
-    except Exception:  # noqa: BLE001 - user code, as above
-        text = "".join(traceback.format_tb(error.__traceback__))
-    return {"type": name, "message": message, "traceback": text, "at": time.time()}
+        return str(error)
+    except BaseException as second:  # noqa: BLE001 - user code
+        return f"(its text cannot be shown: {type(second).__name__})"
 
 
-def _log_failure(task: StartedTask, error: BaseException, *, will_retry: bool) -> None:
+def _traceback(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(error))
+    except BaseException:  # noqa: BLE001 - user code
+        return "".join(traceback.format_tb(error.__traceback__))
+
+
+def _log_failure(task: StartedTask, told: Mapping[str, Any], *, will_retry: bool) -> None:
     what = "will be tried again" if will_retry else "failed"
-    logger.warning("task %s of %s %s: %s", task.task_id, task.user_id, what, describe(error)["type"],
-                   extra={"task": task.task_id, "user": task.user_id, "attempt": task.attempt})  # fmt: skip
+    message = " ".join(told["message"][:_MOST_LOGGED].split())
+    logger.warning(
+        "task %s of %s %s: %s: %s", task.task_id, task.user_id, what, told["type"], message, extra=_about(task)
+    )

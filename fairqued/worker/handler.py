@@ -1,4 +1,4 @@
-"""What runs a task: `TaskHandler` is the abstract class, `FunctionTaskHandler` calls functions decorated with `@task`."""
+"""What runs a task: `TaskHandler` is the abstract class, `FunctionTaskHandler` calls functions made with `@task`."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from fairqued.lease import StartedTask
 from fairqued.tasks import REGISTRY, FunctionDefinition
 
 
-class UnknownFunction(Exception):  # noqa: N818 - ends up as an error type that users read
+class UnknownFunction(Exception):
     """This worker has no function of that name; another one may have it."""
 
 
-class BadArguments(Exception):  # noqa: N818
+class BadArguments(Exception):
     """The arguments do not fit the function."""
 
 
@@ -64,9 +64,11 @@ class FunctionTaskHandler(TaskHandler):
         return any(home == module or home.startswith(module + ".") for module in self._modules)
 
     def functions(self) -> Mapping[str, bytes]:
+        """Every function that may be called."""
         return {name: _describe(known) for name, known in self._allowed.items()}
 
     def handle(self, task: StartedTask) -> Result:
+        """Call the function of a task, to its end also if it is a coroutine."""
         definition = self._find(task)
         try:
             bound = definition.restore(task.spec.get("args", ()), task.spec.get("kwargs", {}))
@@ -78,6 +80,7 @@ class FunctionTaskHandler(TaskHandler):
         return Result(value, definition.returns)
 
     def is_retryable(self, task: StartedTask, error: BaseException) -> bool:
+        """Whether the function's `retry_on` and `no_retry_on` want another attempt."""
         definition = self._allowed.get(str(task.spec.get("func")))
         if definition is None:
             return super().is_retryable(task, error)
@@ -90,7 +93,8 @@ class FunctionTaskHandler(TaskHandler):
         if definition := self._allowed.get(name):
             return definition
         near = difflib.get_close_matches(name, self._allowed, n=1)
-        raise UnknownFunction(f"no function {name!r} in {list(self._modules)}" + (f"; the nearest is {near[0]!r}" if near else ""))
+        hint = f"; the nearest is {near[0]!r}" if near else ""
+        raise UnknownFunction(f"no function {name!r} in {list(self._modules)}{hint}")
 
 
 def _describe(definition: FunctionDefinition) -> bytes:

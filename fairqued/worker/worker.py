@@ -13,8 +13,8 @@ from queue import Empty, SimpleQueue
 
 from redis.exceptions import RedisError
 
-from fairqued.connection import backoff_seconds
-from fairqued.errors import QueueUnavailable, WorkerGone
+from fairqued.connection import backoff_seconds, translate
+from fairqued.errors import NotAllowed, QueueUnavailable, WorkerGone
 from fairqued.lease import DEFAULT_HEARTBEAT_SECONDS, DEFAULT_LEASE_SECONDS, Completion, Lease, StartedTask
 from fairqued.queue import TaskQueue
 from fairqued.tasks import DEFAULT_QUEUE
@@ -23,10 +23,11 @@ from fairqued.worker.bell import BLOCK_SECONDS, Bell, Waker, wait_any
 from fairqued.worker.executor import Executor
 from fairqued.worker.handler import TaskHandler
 from fairqued.worker.heartbeat import Heartbeat
+from fairqued.worker.outage import Outage
 
 logger = logging.getLogger("fairqued.worker")
 
-EXIT_SLOT_DIED, EXIT_FENCED, EXIT_ORPHANED = 81, 82, 83
+EXIT_SLOT_DIED, EXIT_FENCED = 81, 82
 _LOOK_AT_LEAST_EVERY_SECONDS = 5.0
 
 
@@ -42,8 +43,6 @@ class WorkerSettings:
     worker_id: str | None = None
     """Given by a master, which then puts back what is left; a worker of one's own makes one and puts back itself."""
     pool: str = ""
-    master_fd: int | None = None
-    """A pipe that reaches its end when the master dies."""
 
 
 class Worker:
@@ -58,6 +57,7 @@ class Worker:
         store = queue._store  # noqa: SLF001 - a worker is the other side of the queue
         names = [check_queue_name(name) for name in self._settings.queues]
         self.worker_id = self._settings.worker_id or f"{os.urandom(8).hex()}.0.0"
+        self._connection = store.connection
         self._lease = Lease(store, names, worker_id=self.worker_id, lease_seconds=self._settings.lease_seconds)
         self._handler = handler
         self._executor = Executor(
@@ -66,34 +66,36 @@ class Worker:
         self._bell = Bell(store.connection, [store.keys.of("bell", name) for name in names])
         self._inbox: SimpleQueue[StartedTask | None] = SimpleQueue()
         self._outbox: SimpleQueue[Completion] = SimpleQueue()
+        self._running: dict[str, StartedTask] = {}
         self._undelivered: list[Completion] = []
+        self._is_registered = False
         self._is_asleep = False
         self._may_be_more = True
         self._look_at = 0.0
         self._next_due = float("inf")
+        self._outage = Outage()
         self._failed_tries = 0
         self._gone: WorkerGone | None = None
         self._stop_by: float | None = None
-        self.waker = Waker()
+        self._waker = Waker()
 
     def register(self) -> None:
-        """Make this worker known, with what its handler can run."""
+        """Make this worker known, with what its handler can run; `run` does it unless it was done before.
+
+        Raises QueueUnavailable.
+        """
         about = {
             "host": socket.gethostname(), "pid": os.getpid(), "pool": self._settings.pool,
             "queues": self._lease.queues, "threads": self._settings.threads,
         }  # fmt: skip
         self._lease.register(about, self._handler.functions())
+        self._is_registered = True
 
-    def run(self) -> int:
-        """Work until `stop`. Returns how many tasks were still running at its deadline.
-
-        Raises WorkerGone when this worker was declared dead: its tasks run elsewhere by then.
-        """
-        self.register()
-        heartbeat = Heartbeat(
-            self._lease, self._settings.heartbeat_seconds, on_gone=self._fenced,
-            master_fd=self._settings.master_fd, on_orphaned=lambda: os._exit(EXIT_ORPHANED),
-        )  # fmt: skip
+    def run(self) -> None:
+        """Work until `stop`. Raises WorkerGone when this worker was declared dead: its tasks run elsewhere by then."""
+        if not self._is_registered:
+            self.register()
+        heartbeat = Heartbeat(self._lease, self._settings.heartbeat_seconds, self._outage, on_gone=self._fenced)
         heartbeat.start()
         slots = ThreadPoolExecutor(self._settings.threads, thread_name_prefix="slot")
         for _ in range(self._settings.threads):
@@ -101,33 +103,31 @@ class Worker:
         try:
             while not self._is_done():
                 self._turn()
+            self._tell_what_is_left()
         finally:
             heartbeat.stop()
             for _ in range(self._settings.threads):
                 self._inbox.put(None)
-            slots.shutdown(wait=self._running == 0)
+            slots.shutdown(wait=not self._running)
             self._bell.reset()
+            self._waker.close()
         if self._gone:
             raise self._gone
         if self._settings.worker_id is None:
+            self._connection.give_up_at = float("inf")
             self._lease.give_up("drain")
-        return self._lease.held
 
     def stop(self, within_seconds: float) -> None:
         """Take no more tasks, and let those that run end within this time. Safe in a signal handler."""
         by = time.monotonic() + within_seconds
-        self._stop_by = by if self._stop_by is None else min(by, self._stop_by)
-        self.waker.ring()
+        self._stop_by = self._connection.give_up_at = by if self._stop_by is None else min(by, self._stop_by)
+        self._waker.ring()
 
     # The loop
 
     @property
-    def _running(self) -> int:
-        return self._lease.held - len(self._undelivered)
-
-    @property
     def _free(self) -> int:
-        return self._settings.threads - self._running
+        return self._settings.threads - len(self._running)
 
     def _is_done(self) -> bool:
         if self._gone:
@@ -135,7 +135,7 @@ class Worker:
         if self._stop_by is None:
             return False
         self._collect()
-        return self._lease.held == 0 or time.monotonic() >= self._stop_by
+        return not (self._running or self._undelivered) or time.monotonic() >= self._stop_by
 
     def _turn(self) -> None:
         self._collect()
@@ -148,9 +148,11 @@ class Worker:
     def _collect(self) -> None:
         while True:
             try:
-                self._undelivered.append(self._outbox.get_nowait())
+                ended = self._outbox.get_nowait()
             except Empty:
                 return
+            self._running.pop(ended.task_id, None)
+            self._undelivered.append(ended)
 
     def _wanted(self) -> int:
         """How many tasks to ask for. An armed bell keeps one slot free: its marker may be the last."""
@@ -159,40 +161,43 @@ class Worker:
         return self._free - self._bell.is_armed
 
     def _exchange(self, wanted: int) -> None:
-        delivered = self._undelivered
         try:
-            answer = self._lease.exchange(delivered, wanted)
-        except QueueUnavailable as error:
+            answer = self._lease.exchange(self._undelivered, wanted)
+        except (QueueUnavailable, NotAllowed) as error:
             self._pause_after(error)
             return
         except WorkerGone as error:
             self._fenced(error)
             return
         self._undelivered = list(answer.unreadable)
-        self._back_again()
+        self._outage.end()
+        self._failed_tries = 0
         if wanted:
             now = time.monotonic()
             self._may_be_more = False
             self._look_at = now + _LOOK_AT_LEAST_EVERY_SECONDS
             self._next_due = float("inf") if answer.next_due_seconds is None else now + answer.next_due_seconds
         for task in answer.started:
+            self._running[task.task_id] = task
             self._inbox.put(task)
 
     def _sleep(self) -> None:
         """Until something ends here, the bell rings, the next delayed task is due, or somebody stops us."""
         now = time.monotonic()
-        listens = self._stop_by is None and self._free > 0
-        if listens and not self._bell.is_armed and not self._arm(now):
+        if self._stop_by is not None:
+            self._bell.reset()  # its marker is for those who take tasks
+        elif self._free and not self._bell.is_armed and not self._arm(now):
             return
-        wake_at = self._stop_by if self._stop_by is not None else now + BLOCK_SECONDS
-        if listens and not self._may_be_more:
+        wake_at = now + BLOCK_SECONDS if self._stop_by is None else self._stop_by
+        if self._bell.is_armed and not self._may_be_more:
             wake_at = min(wake_at, self._next_due)
         self._is_asleep = True
-        sources: list[Waker | Bell] = [self.waker, self._bell] if self._bell.is_armed else [self.waker]
-        ready = wait_any(sources, 0 if not self._outbox.empty() else max(0.0, wake_at - now))
+        sources: list[Waker | Bell] = [self._waker, self._bell] if self._bell.is_armed else [self._waker]
+        ready = wait_any(sources, 0 if not self._outbox.empty() else wake_at - now)
         self._is_asleep = False
-        if self.waker in ready:
-            self.waker.drain()
+        if self._waker in ready:
+            self._waker.drain()
+            time.sleep(0)  # a turn for the other slots: what ends at the same time is delivered together
         if self._bell.is_armed:
             self._hear(rang=self._bell in ready)
 
@@ -208,33 +213,35 @@ class Worker:
         try:
             if rang and self._bell.answer():
                 self._may_be_more = True
-            elif self._bell.is_overdue:
-                raise ConnectionError("the server does not answer")  # noqa: TRY301
         except (RedisError, OSError) as error:
             self._pause_after(error)
             return
-        now = time.monotonic()
-        if now >= min(self._look_at, self._next_due):
+        if self._bell.is_overdue:
+            self._pause_after(TimeoutError("Redis does not answer"))
+            return
+        if time.monotonic() >= min(self._look_at, self._next_due):
             self._may_be_more = True
 
     # Redis away
 
     def _pause_after(self, error: Exception) -> None:
-        """Wait a little, longer each time, while local completions go on gathering."""
-        if self._failed_tries == 0:
-            logger.warning("%s; running tasks go on, completions are kept", error)
+        """Wait a little, longer each time, while local completions go on gathering; but not once told to stop."""
+        self._outage.begin(translate(error, self._connection.url))
         self._bell.reset()
         self._may_be_more = True
         pause = backoff_seconds(self._failed_tries)
         self._failed_tries += 1
         if self._stop_by is not None:
-            pause = min(pause, max(0.0, self._stop_by - time.monotonic()))
-        time.sleep(pause)
+            pause = min(pause, self._stop_by - time.monotonic())
+        if wait_any([self._waker], pause):
+            self._waker.drain()
 
-    def _back_again(self) -> None:
-        if self._failed_tries:
-            logger.info("Redis is back after %d tries", self._failed_tries)
-            self._failed_tries = 0
+    def _tell_what_is_left(self) -> None:
+        if self._undelivered:
+            ids = ", ".join(each.task_id for each in self._undelivered)
+            logger.warning("Redis is away: these tasks ended, could not be completed, and will run again: %s", ids)
+        if self._running:
+            logger.warning("these tasks did not end in time, and are handed back: %s", ", ".join(self._running))
 
     # Other threads
 
@@ -244,7 +251,8 @@ class Worker:
             while (task := self._inbox.get()) is not None:
                 self._outbox.put(self._executor.run(task))
                 if self._is_asleep:
-                    self.waker.ring()
+                    self._is_asleep = False  # one ring is enough for all that end meanwhile
+                    self._waker.ring()
         except BaseException:
             logger.exception("a slot died; this process ends, so that its tasks are put back")
             os._exit(EXIT_SLOT_DIED)
@@ -254,5 +262,4 @@ class Worker:
         if self._settings.worker_id is not None:
             logger.error("%s; this process ends", error)
             os._exit(EXIT_FENCED)
-        self.waker.ring()
-
+        self._waker.ring()
