@@ -71,7 +71,7 @@ class Costs:
                 f"{self.commands / self.tasks:.1f}", f"{self.calls / self.tasks:.2f}"]  # fmt: skip
 
 
-HEAD = ["", "tasks/s", "Python CPU µs", "Redis CPU µs", "of it scripts", "Redis commands", "EVALSHA"]
+HEAD = ["", "tasks/s", "Python CPU µs", "Redis CPU µs", "script µs", "Redis commands", "EVALSHA"]
 
 
 class Meter:
@@ -292,7 +292,9 @@ def main() -> int:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     print(*aligned([HEAD, *(each.cells() for each in costs)]), sep="\n")
-    print("\nEach figure but the first is per task; Python CPU is the client's and the daemon's together.")
+    print(
+        "\nAll but the first are per task. Python CPU is the client's and the daemon's; script is the time in EVALSHA."
+    )
     print(f"A waiting task takes {bench.bytes_a_task:.0f} bytes of Redis memory.")
     late = [seconds * 1000 for seconds in bench.latencies]
     print(f"From enqueue to start, idle: p50 {percentile(late, 50):.2f} ms, p99 {percentile(late, 99):.2f} ms, "

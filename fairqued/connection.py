@@ -44,7 +44,9 @@ Operation = Callable[[Any], T]
 DEFAULT_TIMEOUT_SECONDS = 5.0
 _UNREACHABLE = (RedisConnectionError, RedisTimeoutError, OSError, InvalidResponse)
 _TRANSIENT = (BusyLoadingError, ReadOnlyError, OutOfMemoryError, ClusterDownError, TryAgainError)
-_TRANSIENT_CODES = ("LOADING", "BUSY ", "READONLY", "MASTERDOWN", "OOM", "MISCONF", "NOREPLICAS")
+_TRANSIENT_CODES = (
+    "LOADING", "BUSY ", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "OOM", "MISCONF", "NOREPLICAS",
+)  # fmt: skip
 _TRANSIENT_TEXTS = ("-OOM", "-READONLY", "-MISCONF", "-NOREPLICAS", "when used memory > 'maxmemory'")
 _FORBIDDEN = (AuthenticationError, AuthorizationError, NoPermissionError)
 _FORBIDDEN_CODES = ("NOAUTH", "WRONGPASS", "NOPERM")

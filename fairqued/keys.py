@@ -23,7 +23,7 @@ KEY_TABLE: dict[str, tuple[str, str]] = {
     "ready:<queue>": ("ZSET", "users with work that may run now, by rank"),
     "parked:<user>": ("SET", "queues in which a user has work, but may not run it now"),
     "parked": ("SET", "users that are parked somewhere"),
-    "account:<domain>": ("HASH", "each user's packed account: V, deposit, estimate, touched, running, waiting, critical"),
+    "account:<domain>": ("HASH", "of each user, packed: V, deposit, estimate, touched, running, waiting, critical"),
     "idle:<domain>": ("ZSET", "users without work whose V is still ahead of the clock, by V"),
     "domains": ("HASH", "each domain's packed clock, largest V, number of open tasks"),
     "running": ("HASH", "STARTED tasks by user, over all domains"),
@@ -49,9 +49,8 @@ KEY_TABLE: dict[str, tuple[str, str]] = {
 def check_namespace(namespace: str) -> str:
     """Return `namespace`, or raise ConfigError if it cannot be a hash tag."""
     if not _NAMESPACE.fullmatch(namespace):
-        raise ConfigError(
-            f"namespace {namespace!r}: expected 1 to 100 characters without blanks, braces, colons and control characters"
-        )
+        allowed = "expected 1 to 100 characters without blanks, braces, colons and control characters"
+        raise ConfigError(f"namespace {namespace!r}: {allowed}")
     return namespace
 
 

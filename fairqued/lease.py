@@ -43,10 +43,12 @@ class StartedTask:
 
     @property
     def task_id(self) -> str:
+        """The id of the task."""
         return self.record.task_id
 
     @property
     def user_id(self) -> str:
+        """Whose task it is."""
         return self.record.user_id
 
     @property
@@ -61,6 +63,7 @@ class StartedTask:
 
     @property
     def meta(self) -> Mapping[str, str]:
+        """What the client put beside the arguments."""
         meta: Mapping[str, str] = self.spec.get("meta", {})
         return meta
 
@@ -225,7 +228,9 @@ class QueueLease:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._left.set()
         self._thread.join()
         self._lease.give_up("drain")

@@ -74,7 +74,8 @@ class Record(NamedTuple):
         if len(raw) < HEADER.size or raw[:1] != MAGIC:
             raise CorruptRecord(f"task {task_id}: its record has no valid header")
         if raw[1] > SCHEMA_VERSION:
-            raise SchemaTooNew(f"task {task_id}: its record has schema version {raw[1]}, this side knows {SCHEMA_VERSION}")
+            versions = f"its record has schema version {raw[1]}, this side knows {SCHEMA_VERSION}"
+            raise SchemaTooNew(f"task {task_id}: {versions}")
         try:
             return cls._unpack(task_id, raw)
         except (KeyError, ValueError, IndexError) as error:

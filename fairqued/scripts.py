@@ -1,6 +1,6 @@
 """The Lua scripts: put together from `lua/` with their includes, named by SHA, errors mapped back to file and line.
 
-A script is one file of `lua/`; a line `--#include lib/name` brings in `lua/lib/name.lua`, once, with what that includes.
+A script is one file of `lua/`; a line `--#include lib/name` brings in `lua/lib/name.lua`, once, with what it includes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,11 @@ NAMES = (
     "stats", "configure",
 )  # fmt: skip
 _INCLUDE = re.compile(r"--#include ([\w/]+)\s*")
-_ERROR_LINE = re.compile(r"user_script:(\d+):?\s*([^@]*)")
+_ERROR_LINE = re.compile(r"user_script:\s?(\d+)")
+# 6.2: "Error running script (call to f_SHA): @user_script:7: user_script:7: …"; 7.0: "… script: SHA, on @user_script:7."
+_ERROR_FRAME = re.compile(
+    r"Error running script \(call to \w+\): |@?user_script:\s?\d+:\s*| script: \w+, on @user_script:\d+\.?$"
+)
 
 ReadSource = Callable[[str], str]
 
@@ -36,12 +40,12 @@ class Script:
 
     def locate(self, error: str) -> str:
         """`error` of Redis with its line number replaced by `lua/file.lua:line`."""
-        hits = list(_ERROR_LINE.finditer(error))
-        if not hits:
+        lines = _ERROR_LINE.findall(error)
+        if not lines:
             return f"lua/{self.name}.lua: {error}"
-        line, message = int(hits[0][1]), hits[-1][2] or hits[0][2]
+        line, message = int(lines[0]), _ERROR_FRAME.sub("", error).strip()
         file, number = self.origins[line - 1] if 0 < line <= len(self.origins) else (f"lua/{self.name}.lua", line)
-        return f"{file}:{number}: {message.strip().removesuffix('script:').strip() or error}"
+        return f"{file}:{number}: {message}"
 
 
 @cache

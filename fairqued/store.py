@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple, TypeVar
 
 from redis.exceptions import RedisError
@@ -126,7 +126,7 @@ class Store:
         published = [part for pair in functions.items() for part in pair]
         return bool(self._run("register", worker, lease_us, info, *published))
 
-    def exchange(
+    def exchange(  # noqa: PLR0913, PLR0917 - one round trip carries completions and a claim
         self,
         worker: str,
         finished: Sequence[Finished],
@@ -214,31 +214,21 @@ class Store:
     def _run_together(self, calls: Sequence[Call]) -> list[Any]:
         """Several scripts in one round trip, once; the first error among the replies is raised."""
 
-        def evaluate(client: Any) -> list[Any]:
+        def evaluate(client: Any, *, by_text: bool = False) -> list[Any]:
             with client.pipeline(transaction=False) as pipe:
                 for name, args in calls:
-                    pipe.execute_command("EVALSHA", self._scripts[name].sha, 1, self.keys.meta, *args)
+                    script = self._scripts[name]
+                    command = ("EVAL", script.text) if by_text else ("EVALSHA", script.sha)
+                    pipe.execute_command(*command, 1, self.keys.meta, *args)
                 return list(pipe.execute(raise_on_error=False))
 
         replies = self.connection.once(evaluate)
         if any(is_missing_script(reply) for reply in replies):
-            self.load_scripts()
-            replies = self.connection.once(evaluate)
+            replies = self.connection.once(partial(evaluate, by_text=True))
         for (name, _), reply in zip(calls, replies, strict=True):
             if isinstance(reply, Exception):
                 raise self._refusal(self._scripts[name], translate(reply, self.connection.url)) from reply
         return replies
-
-    def load_scripts(self) -> None:
-        """Send every script to the server, in one round trip."""
-
-        def load(client: Any) -> None:
-            with client.pipeline(transaction=False) as pipe:
-                for script in self._scripts.values():
-                    pipe.execute_command("SCRIPT LOAD", script.text)
-                pipe.execute()
-
-        self.connection.once(load)
 
     def _with_refusals(self, script: Script, run: Callable[[], T]) -> T:
         try:

@@ -329,16 +329,16 @@ class _Bound:
         self.__name__, self.__qualname__ = definition.function.__name__, definition.function.__qualname__
         self.__wrapped__, self.__doc__ = definition.function, definition.function.__doc__
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self.definition.function(*args, **kwargs)
 
-    def task(self, *args: Any, **kwargs: Any) -> Task[Any]:
+    def task(self, /, *args: Any, **kwargs: Any) -> Task[Any]:
         return self.definition.make_task(self.template, args, kwargs)
 
     def using(self, **options: Unpack[TaskOptions]) -> _Bound:
         return _Bound(self.definition, self.template.with_options(options))
 
-    def enqueue(self, *args: Any, **kwargs: Any) -> TaskHandle[Any]:
+    def enqueue(self, /, *args: Any, **kwargs: Any) -> TaskHandle[Any]:
         from fairqued.queue import default_queue  # noqa: PLC0415 - `queue` stands above this module
 
         return default_queue().enqueue(self.task(*args, **kwargs))

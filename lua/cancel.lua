@@ -37,7 +37,7 @@ for i, id in ipairs(ids) do
   if not t then
     statuses[i] = 'missing'
   elseif t.corrupt then
-    place.corrupt(id, '', '')
+    if place.take_out_unread(t) then place.corrupt(id, t.user, t.queue) end
     statuses[i] = 'corrupt'
   else
     statuses[i] = cancel(t)

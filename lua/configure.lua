@@ -30,16 +30,13 @@ local function merged(user, yaml)
   return all
 end
 
+local named, at = {}, 3 + 2 * pairs_of_meta
+for i = at, #ARGV, 2 do named[ARGV[i]] = cjson.decode(ARGV[i + 1]) end
+
 key.first_write()
 meta.create()
 redis.call('HSET', key.of('meta'), 'digest', digest)
-local at = 3
-for _ = 1, pairs_of_meta do
-  redis.call('HSET', key.of('meta'), ARGV[at], ARGV[at + 1])
-  at = at + 2
-end
-local named = {}
-for i = at, #ARGV, 2 do named[ARGV[i]] = cjson.decode(ARGV[i + 1]) end
+for i = 3, at - 1, 2 do redis.call('HSET', key.of('meta'), ARGV[i], ARGV[i + 1]) end
 for _, user in ipairs(redis.call('HKEYS', key.of('limits'))) do named[user] = named[user] or {} end
 for user, yaml in pairs(named) do
   local limits = merged(user, yaml)

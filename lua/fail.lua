@@ -57,9 +57,7 @@ for i = 2, #ARGV, 5 do
   local t = record.load(id)
   local status
   if t and t.corrupt then
-    place.corrupt(id, '', '')
-    ended[#ended + 1] = id
-    status = 'corrupt'
+    status = attempt.corrupt(t, worker)
   else
     status = attempt.judge(t, w.handle, fence)
     if status == 'held' then

@@ -54,9 +54,7 @@ for i = 2, #ARGV, 4 do
   local t = record.load(id)
   local status
   if t and t.corrupt then
-    place.corrupt(id, '', '')
-    ended[#ended + 1] = id
-    status = 'corrupt'
+    status = attempt.corrupt(t, worker)
   else
     status = attempt.judge(t, w.handle, fence)
     if status == 'held' then status = finish(t, result, ttl) end

@@ -48,7 +48,11 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', claims, '-inf', claim)) do
   if not held[id] and #put_back < PUT_BACK_AT_MOST then
     put_back[#put_back + 1] = id
     local t = record.load(id)
-    if t and not t.corrupt and t.state == state.STARTED and t.holder == w.handle then attempt.release(t, 'unknown') end
+    if t and t.corrupt then
+      attempt.corrupt(t, worker)
+    elseif t and t.state == state.STARTED and t.holder == w.handle then
+      attempt.release(t, 'unknown')
+    end
   end
 end
 if #put_back > 0 then

@@ -48,26 +48,36 @@ redis.call('HSET', key.of('worker', worker), 'claim', claim)
 local answer, claimed, taken = {}, {}, {}
 local count, looks = 0, 0
 
--- Take the user's next task out of a queue: the id, and whether it was CRITICAL.
+local function first_in(name, a, queue) return redis.call('ZPOPMIN', key.of(name, queue, a.user))[1] end
+
+-- Take the user's next task out of a queue: the id, and whether it was CRITICAL. An account that was damaged may not
+-- know of CRITICAL ones.
 local function next_id(a, queue)
-  if a.critical > 0 then
-    local head = redis.call('ZPOPMIN', key.of('critical', queue, a.user))
-    if head[1] then return head[1], 1 end
-  end
-  return redis.call('ZPOPMIN', key.of('waiting', queue, a.user))[1], 0
+  local id = a.critical > 0 and first_in('critical', a, queue)
+  if id then return id, 1 end
+  id = first_in('waiting', a, queue)
+  if id then return id, 0 end
+  return first_in('critical', a, queue), 1
+end
+
+-- The task to start; nil if it does not wait here. A record that names another user or queue is damaged.
+local function load(a, queue, id)
+  local t = record.load_whole(id)
+  if not t or not t.corrupt and t.state ~= state.QUEUED then return nil end
+  if not t.corrupt and t.user == a.user and t.queue == queue then return t end
+  place.corrupt(id, a.user, queue)
 end
 
 local function start(a, queue, rank, id, critical)
-  local t = record.load_whole(id)
-  if not t or t.corrupt or t.state ~= state.QUEUED then
+  local t = load(a, queue, id)
+  if not t then
     account.leave(a, critical)
     looks = looks + 1
-    if t and t.corrupt then place.corrupt(id, a.user, queue) end
     return
   end
   account.start(a, rank, critical)
   state.set(t, state.STARTED)
-  t.fence, t.attempts, t.holder, t.started_at = t.fence + 1, t.attempts + 1, w.handle, clock.now
+  t.fence, t.attempts, t.holder, t.started_at = t.fence + 1, math.min(65535, t.attempts + 1), w.handle, clock.now
   record.save(t)
   count = count + 1
   claimed[2 * count - 1], claimed[2 * count] = claim, id
@@ -86,7 +96,10 @@ end
 local function serve(a, queue, rank, next_rank)
   while count < most and looks < LOOK_AT_MOST and rank <= next_rank and may_run(a) do
     local id, critical = next_id(a, queue)
-    if not id then break end
+    if not id then
+      looks = looks + 1
+      break
+    end
     taken[queue] = (taken[queue] or 0) + 1
     start(a, queue, rank, id, critical)
     rank = account.rank(a, has_critical(a, queue))

@@ -1,5 +1,7 @@
 --[[
-Register a worker and publish the functions it can run. A worker that is registered already stays as it is.
+Register a worker and publish the functions it can run.
+
+A worker that is registered already stays as it is.
 
 KEYS
   1  meta

@@ -7,7 +7,8 @@ ARGV
   1  nonce   8 bytes of this call: a replay with the same one changes nothing
   then task ids
 Moves: failed -> queued, cancelled -> queued
-Returns: a status for each task: queued, already (a replay), refused (not FAILED or CANCELLED), missing, corrupt
+Returns: a status for each task: queued, already (a replay), refused (not FAILED or CANCELLED, or
+  FAILED as corrupt), missing, corrupt
 Cost: O(log n) a task
 ]]
 --#include lib/key
@@ -25,6 +26,7 @@ local statuses = {}
 local function retry(t)
   if t.nonce == nonce or spent.knows(t.id, nonce) then return 'already' end
   if t.state ~= state.FAILED and t.state ~= state.CANCELLED then return 'refused' end
+  if t.reason == place.CORRUPT then return 'refused' end
   spent.add(t.id, t.nonce)
   redis.call('ZREM', key.of(t.state == state.FAILED and 'failed' or 'cancelled'), t.id)
   t.flags = bit.band(t.flags, bit.bnot(record.CANCEL_ASKED))

@@ -6,10 +6,13 @@
 --#include lib/meta
 --#include lib/limit
 local account = {
-  FORMAT = '<ddddI4I4I4', DOMAIN_FORMAT = '<ddI4',
+  FORMAT = '<ddddI4I4I4', SIZE = 44, DOMAIN_FORMAT = '<ddI4', DOMAIN_SIZE = 20,
   FIRST_ESTIMATE = 10000, ESTIMATE_CAP = 1000000, LEAST_CHARGE = 1000,
   opened = {}, order = {}, domains = {}, domain_order = {}, deltas = {},
 }
+
+-- Neither NaN nor infinite: a damaged account must not stop the queue, so it is begun anew.
+local function is_number(x) return x - x == 0 end
 
 -- The domain of a queue. Each queue is its own until queues can share one.
 function account.domain_of(queue) return queue end
@@ -19,10 +22,19 @@ function account.domain(name)
   if d then return d end
   d = { name = name, clock = 0, largest = 0, open = 0 }
   local raw = redis.call('HGET', key.of('domains'), name)
-  if raw then d.clock, d.largest, d.open = struct.unpack(account.DOMAIN_FORMAT, raw) end
+  if raw and #raw == account.DOMAIN_SIZE then
+    local now, largest, open = struct.unpack(account.DOMAIN_FORMAT, raw)
+    if is_number(now) and is_number(largest) then d.clock, d.largest, d.open = now, largest, open end
+  end
   account.domains[name] = d
   table.insert(account.domain_order, d)
   return d
+end
+
+local function read(a, raw)
+  if #raw ~= account.SIZE then return false end
+  a.v, a.deposit, a.estimate, a.touched, a.running, a.waiting, a.critical = struct.unpack(account.FORMAT, raw)
+  return is_number(a.v) and is_number(a.deposit) and is_number(a.estimate) and is_number(a.touched)
 end
 
 -- The account of a user in the domain of a queue, accrued to now.
@@ -33,12 +45,13 @@ function account.of(queue, user)
   if a then return a end
   a = { user = user, domain = account.domain(domain), limits = limit.of(user) }
   local raw = redis.call('HGET', key.of('account', domain), user)
-  if raw then
-    a.v, a.deposit, a.estimate, a.touched, a.running, a.waiting, a.critical = struct.unpack(account.FORMAT, raw)
+  if raw and read(a, raw) then
     a.was_idle = a.running == 0 and a.waiting == 0
     account.accrue(a)
   else
-    a.v, a.deposit, a.estimate, a.running, a.waiting, a.critical = 0, 0, account.FIRST_ESTIMATE, 0, 0, 0
+    a.v, a.deposit, a.estimate, a.running = a.domain.clock, 0, account.FIRST_ESTIMATE, 0
+    a.critical = raw and redis.call('ZCARD', key.of('critical', queue, user)) or 0
+    a.waiting = a.critical + (raw and redis.call('ZCARD', key.of('waiting', queue, user)) or 0)
   end
   account.opened[id] = a
   table.insert(account.order, a)

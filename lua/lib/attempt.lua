@@ -57,6 +57,15 @@ function attempt.release(t, why)
   record.save(t)
 end
 
+-- A record that cannot be read, of a task that a worker holds: FAILED, and its user's slot is given back if the record
+-- still tells whose it is.
+function attempt.corrupt(t, worker)
+  if redis.call('ZREM', key.of('claims', worker), t.id) == 0 then return 'stale' end
+  if t.user ~= '' then attempt.stop(t) end
+  place.corrupt(t.id, t.user, t.queue)
+  return 'corrupt'
+end
+
 -- Put back the tasks of a worker that is gone, at most `most`. Returns how many were put back and how many are left.
 function attempt.release_worker(worker, why, most)
   lease.revoke(worker)
@@ -67,7 +76,7 @@ function attempt.release_worker(worker, why, most)
     if t and not t.corrupt and t.state == state.STARTED then
       attempt.release(t, why)
     elseif t and t.corrupt then
-      place.corrupt(id, '', '')
+      attempt.corrupt(t, worker)
     end
   end
   if #ids > 0 then

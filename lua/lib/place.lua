@@ -41,16 +41,30 @@ function place.less(queue, count)
   if redis.call('HINCRBY', key.of('depth'), queue, -count) <= 0 then redis.call('HDEL', key.of('depth'), queue) end
 end
 
+local function take_from(set, t, critical)
+  if redis.call('ZREM', set, t.id) == 0 then return false end
+  local a = account.of(t.queue, t.user)
+  place.less(t.queue, 1)
+  account.leave(a, critical)
+  ready.drop_if_empty(a, t.queue)
+  return true
+end
+
 -- Take a QUEUED or SCHEDULED task out of where it waits.
 function place.take_out(t)
   if t.state == state.SCHEDULED then
     redis.call('ZREM', key.of('scheduled'), t.id)
-  elseif t.state == state.QUEUED and redis.call('ZREM', set_of(t), t.id) == 1 then
-    local a = account.of(t.queue, t.user)
-    place.less(t.queue, 1)
-    account.leave(a, is_critical(t))
-    ready.drop_if_empty(a, t.queue)
+  elseif t.state == state.QUEUED then
+    take_from(set_of(t), t, is_critical(t))
   end
+end
+
+-- The same for a record that cannot be read. False if the task waits nowhere that can be told: whoever holds it, or
+-- takes it out of a set by itself, meets the record later.
+function place.take_out_unread(t)
+  return redis.call('ZREM', key.of('scheduled'), t.id) == 1
+    or take_from(key.of('waiting', t.queue, t.user), t, 0)
+    or take_from(key.of('critical', t.queue, t.user), t, 1)
 end
 
 local function counted(t, to) redis.call('HINCRBY', key.of('counters'), to, 1) end

@@ -17,7 +17,7 @@ function promote.due(most)
     redis.call('ZREM', key.of('scheduled'), id)
     local t = record.load(id)
     if t and t.corrupt then
-      place.corrupt(id, '', '')
+      place.corrupt(id, t.user, t.queue)
     elseif t and t.state == state.SCHEDULED then
       place.queue(t)
       record.save(t)

@@ -10,14 +10,19 @@ local record = {
   CANCEL_ASKED = 1, HAS_RESULT = 2, OWN_ID = 4,
 }
 
+-- Whether a time lies in the years 1 to 9999; not so for NaN.
+local function is_time(number) return number > -62e15 and number < 253e15 end
+
 function record.parse(raw)
-  if not raw or #raw < record.HEADER then return nil end
+  if type(raw) ~= 'string' or #raw < record.HEADER then return nil end
   local t = { raw = raw }
   local magic, version
   magic, version, t.state, t.flags, t.priority, t.reason, t.suspicion, t.crashes, t.losses, t.attempts, t.failures,
     t.fence, t.settled, t.holder, t.enqueued_at, t.due, t.started_at, t.ended_at, t.nonce,
     t.user_length, t.queue_length, t.error_length, t.spec_length = struct.unpack(record.FORMAT, raw)
   if magic ~= 'F' or version ~= 1 or not string.find(state.ALL, t.state, 1, true) then return nil end
+  if t.priority > record.CRITICAL or not (is_time(t.enqueued_at) and is_time(t.due) and is_time(t.started_at)
+    and is_time(t.ended_at)) then return nil end
   t.body = record.HEADER + t.user_length + t.queue_length
   if #raw < t.body then return nil end
   t.user = string.sub(raw, record.HEADER + 1, record.HEADER + t.user_length)
@@ -35,32 +40,44 @@ end
 -- `corrupt` set. The first 256 bytes are nearly always enough.
 function record.load(id)
   local where = key.of('task', id)
-  local raw = redis.call('GETRANGE', where, 0, 255)
+  local raw = redis.pcall('GETRANGE', where, 0, 255)
   if raw == '' then return nil end
   local t = record.parse(raw)
-  if not t and #raw == 256 then t = record.parse(redis.call('GET', where)) end
-  t = t or record.stand_in()
+  if not t and #raw == 256 then
+    raw = redis.call('GET', where)
+    t = record.parse(raw)
+  end
+  t = t or record.stand_in(raw)
   t.id = id
   return t
 end
 
 -- The whole record, spec included; otherwise as `load`.
 function record.load_whole(id)
-  local raw = redis.call('GET', key.of('task', id))
+  local raw = redis.pcall('GET', key.of('task', id))
   if not raw then return nil end
   local t = record.parse(raw)
-  if not t or t.body + t.spec_length + t.error_length ~= #raw then t = record.stand_in() end
+  if not t or t.body + t.spec_length + t.error_length ~= #raw then t = record.stand_in(raw) end
   t.id = id
   return t
 end
 
-function record.stand_in()
-  return {
+-- `raw` is what cannot be read (no string at all, perhaps): whose task it was may still be told.
+function record.stand_in(raw)
+  local t = {
     corrupt = true, state = state.QUEUED, flags = 0, priority = 2, reason = 0, suspicion = 0, crashes = 0, losses = 0,
     attempts = 0, failures = 0, fence = 0, settled = 0, holder = 0, enqueued_at = clock.now, due = clock.now,
-    started_at = 0, ended_at = 0, nonce = '\0\0\0\0\0\0\0\0', user = '', queue = '', user_length = 0, queue_length = 0,
-    error_length = 0, spec_length = 0,
+    started_at = clock.now, ended_at = 0, nonce = '\0\0\0\0\0\0\0\0', user = '', queue = '', user_length = 0,
+    queue_length = 0, error_length = 0, spec_length = 0,
   }
+  if type(raw) == 'string' and #raw >= record.HEADER then
+    local user_length, queue_length = struct.unpack('<HB', raw, record.HEADER - 8)
+    local at = record.HEADER + user_length
+    if user_length > 0 and queue_length > 0 and at + queue_length <= #raw then
+      t.user, t.queue = string.sub(raw, record.HEADER + 1, at), string.sub(raw, at + 1, at + queue_length)
+    end
+  end
+  return t
 end
 
 -- A new record as a string; `t` needs user, queue, priority, flags, nonce, due, fence, settled and the state.

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from fairqued.connection import make_client
 from fairqued import TaskQueue
+from fairqued.connection import make_client
 from tests.daemon.conftest import StartDaemon
 from tests.support.daemon import LATE, run
 from tests.support.process_tasks import add
@@ -75,7 +75,9 @@ def test_redis_that_wants_a_password(short_path: Path, start_server: Any) -> Non
 
 
 @pytest.mark.parametrize("state_dir", ["/dev/null/state", "{folder}/fairqued.yaml/state"])
-def test_state_directory_not_writable(short_path: Path, redis_server: RedisServer, namespace: str, state_dir: str) -> None:
+def test_state_directory_not_writable(
+    short_path: Path, redis_server: RedisServer, namespace: str, state_dir: str
+) -> None:
     place = state_dir.format(folder=short_path)
     config = write(short_path, redis={"url": redis_server.url}, namespace=namespace, state_dir=place)
     assert_refused(short_path, "-c", config, code=6, says=f"state_dir {place}: cannot be written: Not a directory")

@@ -68,7 +68,9 @@ def test_a_pool_that_cannot_boot_leaves_the_others_alone(make_daemon: StartDaemo
     assert queue.enqueue(add.task(1, 2)).result(LATE) == 3
 
 
-@pytest.mark.parametrize(("module", "reason"), [("no_such_module", "ModuleNotFoundError: No module named"), ("bad", "ValueError: no")])
+@pytest.mark.parametrize(
+    ("module", "reason"), [("no_such_module", "ModuleNotFoundError: No module named"), ("bad", "ValueError: no")]
+)
 def test_dev_ends_when_its_module_cannot_be_imported(short_path: Path, module: str, reason: str) -> None:
     (short_path / "bad.py").write_text("raise ValueError('no')")
     ended = run("dev", module, cwd=short_path)

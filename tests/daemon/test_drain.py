@@ -5,6 +5,7 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 
@@ -160,8 +161,7 @@ def test_without_redis_it_says_what_was_not_delivered_and_the_next_start_repeats
 def assert_never_at_once(daemon: Daemon) -> None:
     """No task ran in two processes at the same time."""
     for executions in daemon.ledger.by_task().values():
-        for earlier, later in zip(executions, executions[1:], strict=False):
-            assert earlier.end <= later.start
+        assert all(earlier.end <= later.start for earlier, later in pairwise(executions))
 
 
 def test_a_hundred_signals_are_one_stop(start_daemon: StartDaemon, queue: TaskQueue) -> None:

@@ -119,7 +119,9 @@ def test_embedded_redis_that_dies_is_started_again(make_daemon: StartDaemon) -> 
 
 
 def redis_process(pids: list[int]) -> int:
-    (server,) = (pid for pid in pids if "redis-server" in psutil.Process(pid).name() or "valkey" in psutil.Process(pid).name())
+    (server,) = (
+        pid for pid in pids if "redis-server" in psutil.Process(pid).name() or "valkey" in psutil.Process(pid).name()
+    )
     return server
 
 

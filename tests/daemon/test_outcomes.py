@@ -17,6 +17,7 @@ from tests.support.wait import wait_until
 pytestmark = pytest.mark.process
 
 MODULE = process_tasks.__name__
+NO_TEXT = "(its text cannot be shown"
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +54,8 @@ def failure(queue: TaskQueue, task: Task[Any]) -> TaskFailed:
         (process_tasks.boom.task("no luck"), "ValueError", "no luck"),
         (process_tasks.leave.task(3), "SystemExit", "3"),
         (process_tasks.interrupt.task(), "KeyboardInterrupt", ""),
-        (process_tasks.boom_unspeakably.task(), f"{MODULE}.UnspeakableError", "(its text cannot be shown: RuntimeError)"),
-        (process_tasks.boom_interrupting.task(), f"{MODULE}.InterruptingError", "(its text cannot be shown: KeyboardInterrupt)"),
+        (process_tasks.boom_unspeakably.task(), f"{MODULE}.UnspeakableError", f"{NO_TEXT}: RuntimeError)"),
+        (process_tasks.boom_interrupting.task(), f"{MODULE}.InterruptingError", f"{NO_TEXT}: KeyboardInterrupt)"),
     ],
     ids=["raise", "sys.exit", "interrupt", "unspeakable", "interrupting"],
 )  # fmt: skip

@@ -11,7 +11,7 @@ from tests.support.servers import RedisServer, ServerBinary
 _UNHURRIED = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 
 settings.register_profile(
-    "quick", max_examples=25, stateful_step_count=50, deadline=None, suppress_health_check=_UNHURRIED
+    "quick", max_examples=40, stateful_step_count=50, deadline=None, suppress_health_check=_UNHURRIED
 )
 settings.register_profile(
     "deep", max_examples=2000, stateful_step_count=120, deadline=None, suppress_health_check=_UNHURRIED

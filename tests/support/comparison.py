@@ -49,29 +49,31 @@ def _of_model(task: ModelTask, model: Model) -> tuple[Any, ...]:
 
 def compare_accounts(model: Model, snapshot: Snapshot) -> None:
     """V and clocks agree to within the dithers; then the real ones are taken over."""
-    for name in model.domains.keys() | snapshot.domains.keys():
-        assert math.isclose(model.domains[name].clock, snapshot.domains[name].clock, rel_tol=0, abs_tol=TIE_US), name
-        model.domains[name].clock, model.domains[name].largest = snapshot.domains[name][:2]
+    clocks = {name: domain.clock for name, domain in [*model.domains.items(), *snapshot.domains.items()]}
+    for name in model.domains.keys() & snapshot.domains.keys():
+        assert_near(model.domains[name].clock, snapshot.domains[name].clock, f"clock of {name}")
     for place in model.accounts.keys() | snapshot.accounts.keys():
         real, expected = snapshot.accounts.get(place), model.accounts.get(place)
-        if real is None or expected is None:
-            assert is_hardly_behind_the_clock(model, place, real), f"account of {place}: {real}, expected {expected}"
+        if real and expected:
+            compare_account(model, place, model_account(real), expected)
         else:
-            weight, running = model.limits_of(place[1]).weight, real.running
-            touched = model_account(real)
-            touched.accrue(model.now, running, weight)
-            expected.accrue(model.now, running, weight)
-            for name in ("v", "deposit", "estimate"):
-                found, wanted = getattr(touched, name), getattr(expected, name)
-                assert math.isclose(found, wanted, rel_tol=1e-9, abs_tol=TIE_US), f"{name} of {place}"
+            # The dither alone decided whether an idle account is kept.
+            v = real.v if real else model.accounts[place].v
+            assert_near(v, clocks[place[0]], f"account of {place}: {real}, expected {expected}: V against the clock")
     model.accounts = {place: model_account(real) for place, real in snapshot.accounts.items()}
+    model.domains = {name: fair_model.Domain(real.clock, real.largest) for name, real in snapshot.domains.items()}
+
+
+def compare_account(model: Model, place: Place, real: fair_model.Account, expected: fair_model.Account) -> None:
+    for account in (real, expected):
+        account.accrue(model.now, model.running_in(place), model.limits_of(place[1]).weight)
+    for name in ("v", "deposit", "estimate"):
+        assert_near(getattr(real, name), getattr(expected, name), f"{name} of {place}")
 
 
 def model_account(real: Account) -> fair_model.Account:
     return fair_model.Account(real.touched, real.v, real.deposit, real.estimate)
 
 
-def is_hardly_behind_the_clock(model: Model, place: Place, real: Account | None) -> bool:
-    """Whether the dither alone decides if an idle account is dropped."""
-    v = real.v if real else model.accounts[place].v
-    return abs(v - model.domains[place[0]].clock) <= TIE_US
+def assert_near(found: float, expected: float, what: str) -> None:
+    assert math.isclose(found, expected, rel_tol=1e-9, abs_tol=TIE_US), f"{what}: {found}, expected {expected}"

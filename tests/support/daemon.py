@@ -97,9 +97,14 @@ class Daemon:
 
     # Starting
 
+    def write_config(self, **changes: Any) -> Path:
+        """Write its configuration, with these changes; `start` does it, without any."""
+        self.config.write_text(yaml.safe_dump(merged(merged(self._defaults(), self.settings), changes)))
+        return self.config
+
     def start(self, *arguments: str, env: Mapping[str, str] | None = None) -> Self:
         """Start it, and return at once."""
-        self.config.write_text(yaml.safe_dump(merged(self._defaults(), self.settings)))
+        self.write_config()
         with self.log_file.open("ab") as log, self.output_file.open("ab") as output:
             self.process = subprocess.Popen(
                 [*self.program, "--config", str(self.config), *arguments],

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -80,7 +80,7 @@ class Chooser(Protocol):
         """A user is here, with work for ever."""
 
     def exchange(self, ended: Sequence[tuple[str, float]], free: int, now: float) -> Sequence[str]:
-        """Tasks ended (user, duration); the users who get the free slots."""
+        """Tasks ended (user, time of the start); the users who get the free slots."""
 
 
 class Oracle:
@@ -96,8 +96,8 @@ class Oracle:
         self._accounts[user] = Account(touched=now * 1e6, v=self._domain.clock)
 
     def exchange(self, ended: Sequence[tuple[str, float]], free: int, now: float) -> Sequence[str]:
-        for user, took in ended:
-            self._accrued(user, now).stop(took * 1e6)
+        for user, since in ended:
+            self._accrued(user, now).stop((now - since) * 1e6)
             self._running[user] -= 1
         return [self._start(now) for _ in range(free)] if self._accounts else []
 
@@ -186,7 +186,7 @@ class _Simulation:
         while self._ends and self._ends[0][0] <= now:
             task = self._running.pop(heapq.heappop(self._ends)[1])
             self.shares.slot_seconds[task.user] += task.took
-            ended.append((task.user, task.took))
+            ended.append((task.user, task.since))
         for user in chooser.exchange(ended, self.slots - len(self._running), now):
             self._start(user, now)
 
@@ -214,7 +214,3 @@ class _Simulation:
 def simulate(chooser: Chooser, tenants: Mapping[str, Tenant], slots: int, until: float, seed: int) -> Shares:
     """Run users that always have work on a number of slots, until a time in seconds."""
     return _Simulation(tenants, slots, seed).run(chooser, until)
-
-
-def total(shares: Iterable[float]) -> float:
-    return sum(shares)

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ TRY_SECONDS = 0.4
 KILL_EACH_SECONDS, FREEZE_EACH_SECONDS, STOP_EACH_SECONDS = 0.25, 1.5, 1.0
 CUT_EACH_SECONDS, FLUSH_EACH_SECONDS = 3.0, 2.0
 DRAIN_SECONDS, END_SECONDS = 60, 20
+SHOWN_AT_MOST = 20
 
 CALM = Faults(drop_probability=0.02, copy_probability=0.05)
 STORM = Faults(drop_probability=0.3, copy_probability=0.3)
@@ -261,7 +263,7 @@ class Hammer:
         try:
             wait_until(self._is_drained, DRAIN_SECONDS, "every task ends once the faults are over")
         except AssertionError as error:
-            error.add_note("\n".join(self._describe_open_tasks()))
+            error.add_note("\n".join(islice(self._describe_open_tasks(), SHOWN_AT_MOST)))
             raise
         self.fleet.stop()
         self.fleet.reclaim()

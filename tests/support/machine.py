@@ -5,9 +5,8 @@ from __future__ import annotations
 import uuid
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-import orjson
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
@@ -21,7 +20,7 @@ from tests.support.fsck import findings
 from tests.support.model import Model
 from tests.support.simclock import Mutation
 from tests.support.snapshot import Snapshot
-from tests.support.world import DEDUP_OWN_US, DEDUP_US, FOREVER_US, LEASE_US, SILENCE_US, World
+from tests.support.world import DEDUP_OWN_US, DEDUP_US, FOREVER_US, LEASE_US, SILENCE_US, World, limits, new_task
 
 USERS, QUEUES = ("alice", "bob", "acme/carol"), ("default", "mail")
 IDS = tuple(f"t{number}" for number in range(5))
@@ -61,15 +60,15 @@ def completions(draw: st.DrawFn, held: list[tuple[str, int]]) -> tuple[list[Fini
     return finished, ended
 
 
-limits = st.fixed_dictionaries(
+limits_of_one = st.fixed_dictionaries(
     {},
     optional={
         "weight": st.sampled_from([0.5, 1, 4]),
         "max_running": st.sampled_from([0, 1, 2]),
         "paused": st.sampled_from([False, False, True]),
     },
-).map(lambda own: orjson.dumps({name: {"value": value, "origin": "yaml"} for name, value in own.items()}))
-limits_of_users = st.dictionaries(st.sampled_from(USERS), limits)
+)
+limits_of_users = st.dictionaries(st.sampled_from(USERS), limits_of_one.map(lambda own: limits(**own)))
 
 
 @dataclass(frozen=True)
@@ -85,11 +84,14 @@ class Call:
 
 
 class QueueMachine(RuleBasedStateMachine):
-    """Clients, workers and masters of one namespace."""
+    """Clients, workers and masters of one namespace. Subclasses say on which server, with which faults."""
 
-    def __init__(self, url: str, *mutations: Mutation) -> None:
+    url: ClassVar[str]
+    mutations: ClassVar[tuple[Mutation, ...]]
+
+    def __init__(self) -> None:
         super().__init__()
-        self.world = World(url, uuid.uuid4().hex[:12], *mutations)
+        self.world = World(self.url, uuid.uuid4().hex[:12], *self.mutations)
         self.model = Model(now=self.world.clock.now)
         self.past: list[Call] = []
         self.grants: list[tuple[str, str, int]] = []
@@ -97,7 +99,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.workers = 0
         self.is_broken = False
 
-    # Rules: clients and operators
+    # What clients and operators do
 
     @initialize(users=limits_of_users)
     def a_daemon_starts(self, users: dict[str, bytes]) -> None:
@@ -123,7 +125,7 @@ class QueueMachine(RuleBasedStateMachine):
     def configure(self, users: dict[str, bytes]) -> None:
         self.call("configure", self.world.nonce().hex(), {}, users)
 
-    # Rules: workers
+    # What workers do
 
     @precondition(lambda self: len(self.model.workers) < MOST_WORKERS)
     @rule()
@@ -152,8 +154,8 @@ class QueueMachine(RuleBasedStateMachine):
 
     def enqueue_for_many(self, numbers: dict[tuple[str, str], int]) -> None:
         for (user, queue), number in numbers.items():
-            name = f"{len(self.past)}-"
-            tasks = [NewTask(f"{name}{n}", user, queue, int(Priority.NORMAL), "", True, b"{}") for n in range(number)]
+            names = [f"{len(self.past)}-{n}" for n in range(number)]
+            tasks = [new_task(name, user=user, queue=queue, has_own_id=True) for name in names]
             self.call("push", self.world.nonce(), "raise", tasks)
 
     @precondition(lambda self: self.grants)
@@ -174,7 +176,7 @@ class QueueMachine(RuleBasedStateMachine):
         claim = data.draw(st.integers(0, self.model.workers[worker].claim))
         self.call("heartbeat", worker, LEASE_US, claim, held)
 
-    # Rules: masters
+    # What masters do
 
     @rule(
         number=st.integers(1, 100), why=st.sampled_from(["death", "lost", "drain"]), most=st.sampled_from([1, 2, 500])
@@ -196,7 +198,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.call("promote", most)
         self.call("trim", finished, failed, DEDUP_US, DEDUP_OWN_US, most)
 
-    # Rules: time and the network
+    # What time and the network do
 
     @rule(duration=durations)
     def time_goes_on(self, duration: int) -> None:
@@ -291,7 +293,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.world.clock.set(self.world.clock.now + DAY)
         self.call("trim", (0, 0), (0, 0), DEDUP_US, DEDUP_OWN_US, 500)
         self.call("tick", LEASE_US, SILENCE_US, [], 500)
-        left = {key for key in self.world.keys() if not key.startswith(("bell:", "spent:"))}
+        left = {key for key in self.world.key_names() if not key.startswith(("bell:", "spent:"))}
         assert left <= {"meta", "counters"}
 
 
@@ -313,3 +315,8 @@ def _comparable(answer: Any) -> Any:
     if isinstance(answer, Popped):
         return answer.next_due_seconds, [task_id for task_id, _ in answer.tasks]
     return answer
+
+
+def machine_on(url: str, *mutations: Mutation) -> type[QueueMachine]:
+    """A machine for a server, whose scripts are perhaps broken on purpose."""
+    return type("Machine", (QueueMachine,), {"url": url, "mutations": mutations})

@@ -232,7 +232,7 @@ class Model(ModelState):
         assert first is task, f"{task.task_id} was served before {first.task_id}"
         account, domain = self._account(task.place), self._domain(queue)
         domain.clock = max(domain.clock, ranks[user])
-        account.start(self._running(task.place), self.limits_of(user).weight)
+        account.start(self.running_in(task.place), self.limits_of(user).weight)
         task.state, task.worker, task.claim, task.started_at = TaskState.STARTED, worker, claim, self.now
         task.fence += 1
         task.attempts += 1

@@ -127,7 +127,7 @@ class ModelState:
     def _waiting(self, place: Place) -> list[ModelTask]:
         return [t for t in self.tasks.values() if t.state is TaskState.QUEUED and t.place == place]
 
-    def _running(self, place: Place) -> int:
+    def running_in(self, place: Place) -> int:
         return sum(task.state is TaskState.STARTED and task.place == place for task in self.tasks.values())
 
     def _may_run(self, user: str) -> bool:
@@ -201,7 +201,7 @@ class ModelState:
         queue, user = place
         self._domain(queue)
         account = self.accounts.setdefault(place, Account(touched=self.now))
-        account.accrue(self.now, self._running(place), self.limits_of(user).weight)
+        account.accrue(self.now, self.running_in(place), self.limits_of(user).weight)
         self.opened.add(place)
         return account
 
@@ -219,7 +219,7 @@ class ModelState:
             self.parked.remove(place)
 
     def _is_idle(self, place: Place) -> bool:
-        return not self._running(place) and not self._waiting(place)
+        return not self.running_in(place) and not self._waiting(place)
 
     def _flush(self) -> None:
         """What each script does at its end: clocks of domains that fell idle, users that can be forgotten."""

@@ -51,4 +51,4 @@ def monitor(server: RedisServer) -> Iterator[list[tuple[int, str]]]:
 def ports_of(pid: int, server: RedisServer) -> set[int]:
     """The local ports of a process's connections to a server."""
     connections = psutil.Process(pid).net_connections("tcp4")
-    return {each.laddr.port for each in connections if each.raddr and each.raddr.port == server.port}
+    return {each.laddr[1] for each in connections if each.raddr[1:] == (server.port,)}

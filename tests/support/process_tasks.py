@@ -9,7 +9,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -251,5 +250,4 @@ def descriptors() -> dict[str, str]:
 @task
 def open_many(count: int) -> int:
     """Open descriptors and keep them open; returns the highest."""
-    threading.current_thread().__dict__["opened"] = [os.open(os.devnull, os.O_RDONLY) for _ in range(count)]
-    return max(threading.current_thread().__dict__["opened"])
+    return max(os.open(os.devnull, os.O_RDONLY) for _ in range(count))

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypedDict, Unpack
 
+import orjson
 import redis
 
 from fairqued.connection import Connection
@@ -44,6 +45,11 @@ def new_task(task_id: str, **options: Unpack[NewTaskOptions]) -> NewTask:
     )
 
 
+def limits(**own: Any) -> bytes:
+    """Limits of a user as a daemon's configuration gives them."""
+    return orjson.dumps({name: {"value": value, "origin": "yaml"} for name, value in own.items()})
+
+
 class World:
     """One namespace on a running server."""
 
@@ -58,6 +64,11 @@ class World:
     def client(self) -> redis.Redis:
         """Plain commands."""
         return self.connection.client
+
+    def command(self, *words: str | float | bytes) -> Any:
+        """Send a plain command as it stands."""
+        client: Any = self.client
+        return client.execute_command(*words)
 
     def close(self) -> None:
         self.connection.close()
@@ -103,9 +114,9 @@ class World:
         """Drop what is older than the age, or beyond the count."""
         return self.store.trim(finished, failed, DEDUP_US, DEDUP_OWN_US, most)
 
-    def limit(self, meta: Mapping[str, Any] | None = None, **users: bytes) -> None:
-        """Apply settings of the namespace, and limits of users as JSON."""
-        self.store.configure(self.nonce().hex(), meta or {}, users)
+    def limit(self, users: Mapping[str, bytes], **meta: Any) -> None:
+        """Apply `limits` of users, instead of all former ones, and settings of the namespace."""
+        self.store.configure(self.nonce().hex(), meta, users)
 
     # Inspection
 
@@ -115,7 +126,7 @@ class World:
     def fsck(self) -> list[str]:
         return fsck(self.client, self.namespace)
 
-    def keys(self) -> set[str]:
+    def key_names(self) -> set[str]:
         """The names of all keys, without their prefix."""
         return set(self.snapshot().types) - {"test_clock"}
 

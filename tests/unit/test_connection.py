@@ -1,6 +1,7 @@
 """The one way to Redis: what is tried again and for how long, and what its errors become."""
 
 import os
+import signal
 import socket
 import socketserver
 import threading
@@ -354,15 +355,25 @@ def test_a_forked_child_gets_a_client_of_its_own(redis_url: str, *, lock_held: b
         locked.wait()
     child = os.fork()
     if child == 0:
+        signal.alarm(15)
         try:
             fresh = connection.client is not inherited and connection.client is connection.client
             os._exit(0 if fresh and connection.call(lambda client: client.ping()) else 1)
         finally:
             os._exit(2)
-    status = wait_until(lambda: os.waitpid(child, os.WNOHANG)[0] and True, 20, "the child ends")
-    assert status
-    done.set()
-    if lock_held:
-        thread.join()
+    ended: list[int] = []
+
+    def has_ended() -> bool:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        ended.append(status)
+        return pid == child
+
+    try:
+        wait_until(has_ended, 20, "the child ends")
+    finally:
+        done.set()
+        if lock_held:
+            thread.join()
+    assert os.waitstatus_to_exitcode(ended[-1]) == 0
     assert connection.client is inherited
     assert connection.call(lambda client: client.ping())

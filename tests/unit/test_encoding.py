@@ -15,11 +15,14 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fairqued.encoding import check_json, dumps, from_json_value, loads, restores, to_json_value
 from fairqued.errors import InvalidTask
+
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
 
 PARIS = ZoneInfo("Europe/Paris")
 
@@ -114,6 +117,7 @@ def same(one: Any, other: Any) -> bool:
     return bool(one == other) and (not isinstance(one, float) or math.copysign(1, one) == math.copysign(1, other))
 
 
+@unhurried
 @given(plain_values)
 def test_a_plain_value_comes_back_exactly(value: Any) -> None:
     check_json(value, "value")
@@ -294,6 +298,7 @@ def test_what_would_come_back_otherwise_is_refused(annotation: Any, value: Any) 
     assert len(str(caught.value)) < 400
 
 
+@unhurried
 @given(
     st.builds(
         Order,

@@ -16,7 +16,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fairqued.tasks
@@ -26,6 +26,9 @@ from fairqued.tasks import MAX_SPEC_BYTES, REGISTRY, FunctionDefinition
 
 if typing.TYPE_CHECKING:
     from fractions import Fraction
+
+
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @pytest.fixture(autouse=True)
@@ -196,22 +199,21 @@ class Holder:
     def static() -> None: ...
 
 
-@pytest.mark.parametrize(
-    ("thing", "why"),
-    [
-        (Holder.method, r"^@task: Holder\.method is a method; make it a function and pass what it needs$"),
-        (Holder.static, r"^@task: Holder\.static is a method; make it a function"),
-        (Holder().method, r"^@task: expected a function with a name, found <bound method"),
-        (staticmethod(generator), "expected a function with a name"),
-        (Holder, "expected a function with a name, found <class"),
-        (print, "expected a function with a name, found <built-in"),
-        (lambda: None, "expected a function with a name, found <function"),
-        (7, "expected a function with a name, found 7"),
-        ("mail", "expected a function with a name, found 'mail'"),
-        (generator, "^@task: generator is a generator; a task returns one value, once$"),
-    ],
-    ids=str,
-)
+NOT_FUNCTIONS: dict[str, tuple[Any, str]] = {
+    "method": (Holder.method, r"^@task: Holder\.method is a method; make it a function and pass what it needs$"),
+    "static": (Holder.static, r"^@task: Holder\.static is a method; make it a function"),
+    "bound method": (Holder().method, r"^@task: expected a function with a name, found <bound method"),
+    "staticmethod": (staticmethod(generator), "expected a function with a name"),
+    "class": (Holder, "expected a function with a name, found <class"),
+    "builtin": (print, "expected a function with a name, found <built-in"),
+    "lambda": (lambda: None, "expected a function with a name, found <function"),
+    "number": (7, "expected a function with a name, found 7"),
+    "text": ("mail", "expected a function with a name, found 'mail'"),
+    "generator": (generator, "^@task: generator is a generator; a task returns one value, once$"),
+}
+
+
+@pytest.mark.parametrize(("thing", "why"), NOT_FUNCTIONS.values(), ids=NOT_FUNCTIONS)
 def test_only_functions_are_decorated(thing: Any, why: str) -> None:
     with pytest.raises(InvalidTask, match=why):
         task(thing)
@@ -383,6 +385,16 @@ def test_the_name_of_a_variadic_parameter_is_no_special_name() -> None:
     assert bound.kwargs == {"args": one, "kwargs": two, "other": two}
 
 
+def test_parameters_may_have_any_name() -> None:
+    @task(name="names")
+    def names(self: int, args: int, kwargs: int, function: int, template: int) -> None: ...
+
+    given = {"self": 1, "args": 2, "kwargs": 3, "function": 4, "template": 5}
+    assert names.task(**given).args == [1, 2, 3, 4, 5]
+    assert names.using(user_id="alice").task(**given).args == [1, 2, 3, 4, 5]
+    assert names.using(user_id="alice")(**given) is None
+
+
 def test_an_annotated_argument_of_another_type_is_refused() -> None:
     with pytest.raises(InvalidTask, match=rf"^{__name__}:half_known: when: Expected `datetime`, got `int`"):
         half_known.task(7, None)  # type: ignore[arg-type]
@@ -417,6 +429,7 @@ json_values = st.recursive(
 )  # fmt: skip
 
 
+@unhurried
 @given(st.lists(json_values, min_size=1), json_values, st.dictionaries(no_surrogates, json_values))
 def test_any_json_comes_back_exactly(args: list[Any], named: Any, more: dict[str, Any]) -> None:
     more.pop("named", None)

@@ -6,7 +6,7 @@ from math import inf, nan
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fairqued.errors import InvalidTask
@@ -21,6 +21,9 @@ from fairqued.validation import (
     check_queue_name,
     check_seconds,
 )
+
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
 
 WELCOME = {
     "blank": " ",
@@ -65,6 +68,7 @@ def test_a_bad_id_is_refused_by_name(value: object, why: str) -> None:
     assert str(caught.value).isprintable()
 
 
+@unhurried
 @given(st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), min_size=1, max_size=200))
 def test_an_id_stays_as_it_is(value: str) -> None:
     assert check_id(value, "task_id") is value

@@ -1,0 +1,138 @@
+"""A `Worker` in one's own process, without a daemon."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from fairqued import Reason, StartedTask, Task, TaskFailed, TaskQueue, TaskState
+from fairqued.errors import WorkerGone
+from fairqued.worker import TaskHandler, Worker, WorkerSettings
+from fairqued.worker.bell import Bell
+from tests.support.daemon import LATE
+from tests.support.servers import RedisServer
+from tests.support.wait import wait_until
+
+pytestmark = pytest.mark.process
+
+
+class Shout(TaskHandler):
+    """Answers a payload in capitals; some payloads ask for trouble."""
+
+    def __init__(self) -> None:
+        self.open = threading.Event()
+
+    def handle(self, task: StartedTask) -> Any:
+        match task.payload:
+            case "hold":
+                assert self.open.wait(LATE)
+            case "raise":
+                raise ValueError("trouble")
+        return str(task.payload).upper()
+
+    def is_retryable(self, task: StartedTask, error: BaseException) -> bool:  # noqa: ARG002
+        raise RuntimeError("a hook that is broken itself")
+
+
+@pytest.fixture
+def handler() -> Shout:
+    return Shout()
+
+
+def start(queue: TaskQueue, handler: TaskHandler, **settings: Any) -> tuple[Worker, Future[None]]:
+    """A worker in a thread, and the future of its `run`."""
+    worker = Worker(queue, handler, WorkerSettings(**settings))
+    with_one_thread = ThreadPoolExecutor(1)
+    run = with_one_thread.submit(worker.run)
+    with_one_thread.shutdown(wait=False)
+    return worker, run
+
+
+def test_it_runs_tasks_and_leaves_nothing_behind(queue: TaskQueue, handler: Shout) -> None:
+    worker, run = start(queue, handler)
+    handles = queue.enqueue_many(Task[Any](payload=f"word {number}") for number in range(100))
+    assert [handle.result(LATE) for handle in handles] == [f"WORD {number}" for number in range(100)]
+    worker.stop(LATE)
+    run.result(LATE)
+    assert queue.stats().workers == []
+    worker.stop(LATE)  # once more does no harm
+
+
+def test_what_does_not_end_in_time_is_handed_back(queue: TaskQueue, handler: Shout) -> None:
+    worker, run = start(queue, handler, threads=1)
+    held, waiting = queue.enqueue_many(Task[Any](payload="hold") for _ in range(2))
+    wait_until(lambda: held.state() is TaskState.STARTED, LATE, "it runs")
+    worker.stop(0.1)
+    run.result(LATE)
+    assert (held.state(), queue.get(held.task_id).attempts) == (TaskState.QUEUED, 0)
+    assert waiting.state() is TaskState.QUEUED
+    handler.open.set()
+
+
+def test_one_that_was_declared_dead_stops(queue: TaskQueue, handler: Shout) -> None:
+    worker, run = start(queue, handler, heartbeat_seconds=0.05)
+    wait_until(lambda: queue.stats().workers, LATE, "it is registered")
+    queue._store.reclaim(worker.worker_id, "lost")
+    with pytest.raises(WorkerGone):
+        run.result(LATE)
+
+
+def test_a_broken_hook_fails_the_task_alone(queue: TaskQueue, handler: Shout) -> None:
+    worker, run = start(queue, handler)
+    with pytest.raises(TaskFailed) as caught:
+        queue.enqueue(Task[Any](payload="raise", max_retries=3)).result(LATE)
+    assert (caught.value.reason, caught.value.error_type) == (Reason.ERROR, "RuntimeError")
+    assert "trouble" in caught.value.traceback
+    assert queue.enqueue(Task[Any](payload="fine")).result(LATE) == "FINE"
+    worker.stop(LATE)
+    run.result(LATE)
+
+
+def test_records_that_cannot_be_read_take_no_slot_and_give_none(queue: TaskQueue, handler: Shout) -> None:
+    broken = queue.enqueue_many(Task[Any](payload="broken") for _ in range(3))
+    held = queue.enqueue_many(Task[Any](payload="hold") for _ in range(4))
+    client = queue._store.connection.client
+    for handle in broken:
+        key = queue._store.keys.of("task", handle.task_id)
+        raw = client.get(key)
+        assert isinstance(raw, bytes)
+        client.set(key, raw.replace(b'{"payload"', b'?"payload?'))
+    worker, run = start(queue, handler, threads=3)
+    wait_until(lambda: all(handle.state() is TaskState.FAILED for handle in broken), LATE, "they are FAILED")
+    wait_until(lambda: queue.stats().started == 3, LATE, "all slots are filled")
+    time.sleep(0.1)
+    assert sorted(handle.state() for handle in held) == [TaskState.QUEUED] + [TaskState.STARTED] * 3
+    assert queue.get(held[0].task_id).reason is None
+    handler.open.set()
+    for handle in held:
+        handle.result(LATE)
+    worker.stop(LATE)
+    run.result(LATE)
+
+
+def test_the_bell_can_be_lost_any_number_of_times(
+    start_server: Callable[..., RedisServer], namespace: str, handler: Shout, caplog: pytest.LogCaptureFixture
+) -> None:
+    queue = TaskQueue(start_server().url, namespace=namespace, user_id="alice")
+    bell = Bell(queue._store.connection, ["bell"])
+    for _ in range(100):
+        bell.arm(1)
+        bell.reset()
+    worker, run = start(queue, handler)
+    with caplog.at_level(logging.INFO, "fairqued.worker"):
+        client = queue._store.connection.client
+        for _ in range(3):
+            assert queue.enqueue(Task[Any](payload="word")).result(LATE) == "WORD"
+            wait_until(lambda: _blocked(client), LATE, "it listens")
+            client.client_kill_filter(_id=_blocked(client)[0])
+    worker.stop(LATE)
+    run.result(LATE)
+    queue.close()
+
+
+def _blocked(client: Any) -> list[str]:
+    return [each["id"] for each in client.client_list() if each["cmd"] == "bzpopmin" and "b" in each["flags"]]

@@ -1,0 +1,83 @@
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from fairqued.daemon.signals import STOPPING, SignalQueue, interrupt_when_told_to_stop
+
+LATE = 10
+
+
+@pytest.fixture(autouse=True)
+def _handlers_as_before() -> Iterator[None]:
+    numbers = (*STOPPING, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield
+    signal.set_wakeup_fd(-1)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def signals() -> Iterator[SignalQueue]:
+    queue = SignalQueue([signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
+    yield queue
+    queue._read.close()
+    queue._write.close()
+
+
+def test_signals_come_in_their_order(signals: SignalQueue) -> None:
+    for number in (signal.SIGUSR2, signal.SIGHUP, signal.SIGUSR1):
+        os.kill(os.getpid(), number)
+    assert signals.wait(LATE) == ([signal.SIGUSR2, signal.SIGHUP, signal.SIGUSR1], [])
+    assert signals.wait(0) == ([], [])
+
+
+def test_a_signal_ends_the_wait(signals: SignalQueue) -> None:
+    began = time.monotonic()
+    threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGHUP)).start()
+    assert signals.wait(LATE) == ([signal.SIGHUP], [])
+    assert time.monotonic() - began < LATE / 2
+
+
+def test_another_thread_ends_the_wait(signals: SignalQueue) -> None:
+    threading.Timer(0.05, signals.wake).start()
+    began = time.monotonic()
+    assert signals.wait(LATE) == ([], [])
+    assert time.monotonic() - began < LATE / 2
+
+
+def test_waking_often_blocks_nobody(signals: SignalQueue) -> None:
+    for _ in range(100_000):
+        signals.wake()
+    signals.wait(0)
+
+
+def test_other_descriptors_end_the_wait(signals: SignalQueue) -> None:
+    read, write = os.pipe()
+    assert signals.wait(0, [read]) == ([], [])
+    os.write(write, b"!")
+    assert signals.wait(LATE, [read]) == ([], [read])
+    os.read(read, 1)
+    os.close(write)
+    assert signals.wait(LATE, [read]) == ([], [read]), "the end of a pipe is news too"
+    os.close(read)
+
+
+def test_descriptors_above_a_thousand(signals: SignalQueue) -> None:
+    read, write = os.pipe()
+    high = os.dup2(read, 2000)
+    os.write(write, b"!")
+    assert signals.wait(LATE, [high]) == ([], [high])
+    for descriptor in (read, write, high):
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize("number", STOPPING)
+def test_before_the_loop_a_stop_interrupts(number: signal.Signals) -> None:
+    interrupt_when_told_to_stop()
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), number)
