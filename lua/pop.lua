@@ -96,10 +96,7 @@ end
 local function serve(a, queue, rank, next_rank)
   while count < most and looks < LOOK_AT_MOST and rank <= next_rank and may_run(a) do
     local id, critical = next_id(a, queue)
-    if not id then
-      looks = looks + 1
-      break
-    end
+    if not id then break end
     taken[queue] = (taken[queue] or 0) + 1
     start(a, queue, rank, id, critical)
     rank = account.rank(a, has_critical(a, queue))

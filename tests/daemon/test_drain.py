@@ -135,7 +135,7 @@ def test_without_redis_it_says_what_was_not_delivered_and_the_next_start_repeats
     take_away: Callable[[RedisServer], None],
 ) -> None:
     server = start_server(persist=True, options=["--appendfsync", "always"])
-    daemon = make_daemon(redis_url=server.url, worker=SHORT_DRAIN).start_and_wait()
+    daemon = make_daemon(redis_url=server.url, worker={"drain_seconds": 3}).start_and_wait()
     queue = TaskQueue(server.url, namespace=namespace, user_id="alice")
     ended, endless = queue.enqueue(hold.task("soon")), queue.enqueue(hold.task("later"))
     daemon.wait_for_starts(2)
@@ -143,7 +143,7 @@ def test_without_redis_it_says_what_was_not_delivered_and_the_next_start_repeats
     daemon.open_gate("soon")
     wait_until(lambda: len(daemon.ledger.read()) == 1, LATE, "one task ended")
     daemon.terminate()
-    daemon.assert_clean_exit(2 + 5)
+    daemon.assert_clean_exit(3 + 5)
     assert daemon.messages(f"could not be completed, and will run again: {ended.task_id}")
     assert daemon.messages(f"did not end in time, and are handed back: {endless.task_id}")
     assert daemon.messages("the next start puts back the tasks of")

@@ -1,13 +1,11 @@
 """An error in the master's own work never ends the daemon, and is said once."""
 
-import sys
-
 import pytest
 
 from fairqued import TaskQueue
 from tests.daemon.conftest import StartDaemon
 from tests.support import faulty_daemon
-from tests.support.daemon import CHECKOUT, LATE
+from tests.support.daemon import LATE
 from tests.support.process_tasks import add, say_when
 
 pytestmark = pytest.mark.process
@@ -25,8 +23,8 @@ pytestmark = pytest.mark.process
 )
 def test_the_daemon_goes_on(make_daemon: StartDaemon, queue: TaskQueue, fault: str, said: str, times: int) -> None:
     daemon = make_daemon()
-    daemon.program = [sys.executable, "-m", faulty_daemon.__name__]
-    daemon.start(env={"PYTHONPATH": str(CHECKOUT), faulty_daemon.VARIABLE: fault})
+    daemon.program, env = faulty_daemon.program(fault)
+    daemon.start(env=env)
     assert queue.enqueue(add.task(1, 2)).result(LATE) == 3
     queue.enqueue(say_when.task(), delay_seconds=0.5).result(LATE)
     daemon.wait_for_message(said, times)

@@ -13,7 +13,7 @@ import pytest
 from fairqued import TaskQueue
 from tests.daemon.conftest import StartDaemon
 from tests.support.daemon import CHECKOUT, LATE, Daemon, group_of, title
-from tests.support.process_tasks import add, descriptors, open_many
+from tests.support.process_tasks import add, descriptors
 from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.process
@@ -89,13 +89,3 @@ def test_titles_and_process_group(start_daemon: StartDaemon) -> None:
         "fairqued: worker gpu/1",
     ]
     assert {group_of(pid) for pid in daemon.worker_pids()} == {daemon.pid}
-
-
-def test_a_worker_with_more_than_a_thousand_descriptors(start_daemon: StartDaemon, queue: TaskQueue) -> None:
-    daemon = start_daemon()
-    assert queue.enqueue(open_many.task(1100)).result(LATE) > 1023
-    queue._store.connection.client.client_kill_filter(_type="normal", skipme=True)
-    for _ in range(3):
-        assert queue.enqueue(add.task(1, 2)).result(LATE) == 3
-    assert len(daemon.worker_pids()) == 1
-    assert not daemon.messages("broke")

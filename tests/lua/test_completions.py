@@ -74,12 +74,11 @@ def test_a_dead_worker_is_refused(world: World, worker: SimulatedWorker, end: En
         end(worker)
 
 
-@each_end
-def test_a_task_that_is_not_there_is_stale(world: World, worker: SimulatedWorker, end: End, status: str) -> None:
-    end(worker)
-    if status != "scheduled":
-        world.trim(finished=(0, 0), failed=(0, 0))
-        assert end(worker) == ["stale"]
+@pytest.mark.parametrize("end", ["finish", "fail"])
+def test_a_task_that_is_not_there_is_stale(world: World, worker: SimulatedWorker, end: str) -> None:
+    getattr(worker, end)("a")
+    world.trim(finished=(0, 0), failed=(0, 0))
+    assert getattr(worker, end)("a") == ["stale"]
 
 
 def test_twice_in_one_call_counts_once(world: World, worker: SimulatedWorker) -> None:
@@ -160,6 +159,15 @@ def test_cancel_tells_what_it_did(world: World, worker: SimulatedWorker) -> None
     worker.pop()
     worker.finish("b")
     assert world.store.cancel(["a", "b"]) == ["cancelled", "final"]
+
+
+def test_retry_forgets_the_asked_cancel(world: World, worker: SimulatedWorker) -> None:
+    world.store.cancel(["a"])
+    worker.fail("a")
+    assert worker.heartbeat("a") == []
+    world.store.retry(world.nonce(), ["a"])
+    worker.pop()
+    assert worker.finish("a") == ["finished"]
 
 
 def test_retry_gives_a_clean_slate(world: World, worker: SimulatedWorker) -> None:

@@ -32,12 +32,14 @@ UNREADABLE: dict[str, Damage] = {
     "unknown priority": replaced("priority", 77),
     "no number as time": replaced("due", float("nan")),
     "endless time": replaced("started_at", float("inf")),
+    "no number as end": replaced("ended_at", float("nan")),
     "all bytes flipped": lambda raw: bytes(byte ^ 0xFF for byte in raw),
     "cut in its header": lambda raw: raw[:30],
     "cut in its user": lambda raw: raw[: HEADER.size + 2],
     "one byte": lambda raw: raw[:1],
 }
 TELLS_NOT_WHOSE = ("all bytes flipped", "cut in its header", "cut in its user", "one byte")
+TELLS_WHOSE = {name: damage for name, damage in UNREADABLE.items() if name not in TELLS_NOT_WHOSE}
 each_damage = pytest.mark.parametrize("damage", UNREADABLE.values(), ids=UNREADABLE.keys())
 
 
@@ -126,6 +128,17 @@ def test_cancel_of_a_waiting_one_ends_it_at_the_latest_when_its_turn_comes(world
     assert_corrupt(world, "bad")
 
 
+@pytest.mark.parametrize("damage", TELLS_WHOSE.values(), ids=TELLS_WHOSE.keys())
+@pytest.mark.parametrize("priority", [Priority.NORMAL, Priority.CRITICAL])
+def test_cancel_of_a_waiting_one_that_tells_whose_it_is_ends_it(
+    world: World, damage: Damage, priority: Priority
+) -> None:
+    world.push("bad", priority=priority)
+    damage_record(world, "bad", damage)
+    assert world.store.cancel(["bad"]) == ["corrupt"]
+    assert_corrupt(world, "bad")
+
+
 def ends_by_finish(world: World, worker: SimulatedWorker) -> None:
     assert worker.finish("bad", "c") == ["corrupt", "finished"]
 
@@ -145,7 +158,7 @@ def ends_by_heartbeat(world: World, worker: SimulatedWorker) -> None:
 
 
 @pytest.mark.parametrize("end", [ends_by_finish, ends_by_fail, ends_by_reclaim, ends_by_heartbeat])
-@pytest.mark.parametrize("damage", [d for name, d in UNREADABLE.items() if name not in TELLS_NOT_WHOSE])
+@pytest.mark.parametrize("damage", TELLS_WHOSE.values(), ids=TELLS_WHOSE.keys())
 def test_a_started_one_gives_its_slot_back(
     world: World, worker: SimulatedWorker, damage: Damage, end: Callable[[World, SimulatedWorker], None]
 ) -> None:
@@ -203,6 +216,13 @@ def test_a_finished_one_is_trimmed(damaged_world: World, damage: Damage) -> None
     assert damaged_world.store.cancel(["bad"]) == ["corrupt"]
     assert damaged_world.trim(finished=(0, 0)) == (2, 0)
     assert damaged_world.fsck() == []
+
+
+def test_attempts_are_counted_up_to_what_a_record_holds(world: World, worker: SimulatedWorker) -> None:
+    world.push("a")
+    damage_record(world, "a", replaced("attempts", 65535))
+    worker.pop()
+    assert world.record("a").attempts == 65535
 
 
 @pytest.mark.parametrize("packed", [b"", b"short", b"\xff" * 44, b"\xff" * 60])

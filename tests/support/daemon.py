@@ -28,7 +28,8 @@ from tests.support.wait import wait_until
 CHECKOUT = Path(__file__).parents[2]
 PROGRAM = (str(Path(sys.executable).parent / "fairqued"),)
 LATE = 30
-_CLEAN_ENV = {name: value for name, value in os.environ.items() if not name.startswith(("FAIRQUED", "XDG_", "STATE_"))}
+_NOT_INHERITED = ("FAIRQUED", "XDG_", "STATE_", "PYTHONUNBUFFERED")
+_CLEAN_ENV = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)}
 
 Settings = Mapping[str, Any]
 

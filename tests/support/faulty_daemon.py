@@ -2,16 +2,21 @@
 
 import errno
 import os
+import sys
 from collections.abc import Callable
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 from fairqued.daemon import main
 from fairqued.daemon.identity import StateDirectory
 from fairqued.daemon.master import Master
+from fairqued.errors import QueueUnavailable
 from fairqued.scheduler.scheduler import TaskScheduler
+from fairqued.store import Store
 
 VARIABLE = "FAIRQUED_TEST_FAULT"
+CHECKOUT = Path(__file__).parents[2]
 
 
 def failing(function: Callable[..., Any], error: BaseException, times: int) -> Callable[..., Any]:
@@ -47,7 +52,19 @@ def scheduler_dies() -> None:
     TaskScheduler.trim = failing(TaskScheduler.trim, SystemExit(), 1)  # type: ignore[method-assign]
 
 
-FAULTS = {each.__name__: each for each in (fork_fails, disk_is_full, duty_fails, chore_fails, scheduler_dies)}
+def reclaim_fails() -> None:
+    Store.reclaim = failing(Store.reclaim, QueueUnavailable("not now"), 5)  # type: ignore[method-assign]
+
+
+FAULTS = {
+    each.__name__: each for each in (fork_fails, disk_is_full, duty_fails, chore_fails, scheduler_dies, reclaim_fails)
+}
+
+
+def program(fault: str) -> tuple[list[str], dict[str, str]]:
+    """The command and the environment for a daemon with a fault."""
+    return [sys.executable, "-m", __name__], {"PYTHONPATH": str(CHECKOUT), VARIABLE: fault}
+
 
 if __name__ == "__main__":
     FAULTS[os.environ[VARIABLE]]()

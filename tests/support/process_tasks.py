@@ -245,9 +245,3 @@ def descriptors() -> dict[str, str]:
         except FileNotFoundError:  # that of the listing
             continue
     return found
-
-
-@task
-def open_many(count: int) -> int:
-    """Open descriptors and keep them open; returns the highest."""
-    return max(os.open(os.devnull, os.O_RDONLY) for _ in range(count))

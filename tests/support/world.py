@@ -149,6 +149,16 @@ class SimulatedWorker:
         self.fences |= {task_id: Record.parse(task_id, raw).fence for task_id, raw in popped.tasks}
         return [task_id for task_id, _ in popped.tasks]
 
+    def run_slots(self, slots: int, rounds: int) -> list[str]:
+        """Run tasks of a second on some slots: the order of their starts."""
+        started = []
+        for _ in range(rounds):
+            running = self.pop(slots)
+            self.world.clock.advance(1)
+            self.finish(*running)
+            started += running
+        return started
+
     def finish(self, *task_ids: str, result: bytes = b"") -> list[str]:
         """Complete tasks with the fences given by pop: a status for each."""
         return self._complete([Finished(task_id, self.fences[task_id], result, 60_000) for task_id in task_ids], [])
