@@ -17,6 +17,7 @@ HEADER = Struct("<cBcBBBBBBHHIIIdddd8sHBHI")
 FENCE_FIELD = 11
 MAGIC, SCHEMA_VERSION = b"F", 1
 CANCEL_ASKED, HAS_RESULT, OWN_ID = 1, 2, 4
+_YEAR_1, _YEAR_9999 = -62e15, 253e15
 
 STATE_CODES: dict[TaskState, str] = {
     TaskState.QUEUED: "q",
@@ -91,6 +92,8 @@ class Record(NamedTuple):
         spec_end = queue_end + spec_length
         if spec_end + error_length != len(raw):
             raise ValueError(f"{len(raw)} bytes where the header says {spec_end + error_length}")
+        if not all(_YEAR_1 < time < _YEAR_9999 for time in (enqueued_at, due, started_at, ended_at)):
+            raise ValueError("a time outside the years 1 to 9999")
         return cls(
             task_id, _STATE_OF[state], bool(flags & CANCEL_ASKED), bool(flags & HAS_RESULT), Priority(priority),
             _REASONS[reason - 1] if reason else None, suspicion, crashes, losses, attempts, failures, fence, settled,

@@ -22,7 +22,7 @@ end
 local function row_of_user(queue, user, parked)
   local waiting = redis.call('ZCARD', key.of('waiting', queue, user)) + redis.call('ZCARD', key.of('critical', queue, user))
   local raw = redis.call('HGET', key.of('account', account.domain_of(queue)), user)
-  local running = raw and select(5, struct.unpack(account.FORMAT, raw)) or 0
+  local running = raw and #raw == account.SIZE and select(5, struct.unpack(account.FORMAT, raw)) or 0
   return { queue, user, waiting, running, parked }
 end
 

@@ -86,7 +86,8 @@ class ControlServer:
             except OSError:
                 pass  # whoever asked is gone
             except Exception:
-                logger.exception("a request on the control socket failed")
+                with gate.work():
+                    logger.exception("a request on the control socket failed")
 
 
 def _answer(request: bytes, status: Callable[[], dict[str, Any]]) -> bytes:

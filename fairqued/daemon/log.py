@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from io import TextIOWrapper
 from typing import Literal
 
@@ -12,6 +13,19 @@ from pythonjsonlogger.json import JsonFormatter
 from fairqued.context import current_task
 
 _TEXT = "%(asctime)s %(levelname)-7s %(process)d %(name)s: %(message)s"
+
+
+class _Json(JsonFormatter):
+    """One JSON object a line; times are UTC, in ISO 8601."""
+
+    converter = time.gmtime
+    default_time_format, default_msec_format = "%Y-%m-%dT%H:%M:%S", "%s.%03dZ"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "%(asctime)s %(levelname)s %(name)s %(process)d %(message)s",
+            rename_fields={"asctime": "time", "levelname": "level", "name": "logger", "process": "pid"},
+        )
 
 
 class _AddTask(logging.Filter):
@@ -44,12 +58,7 @@ def set_up(level: str, form: Literal["auto", "text", "json"]) -> None:
     if form == "text" or (form == "auto" and sys.stderr.isatty()):
         handler.setFormatter(logging.Formatter(_TEXT))
     else:
-        handler.setFormatter(
-            JsonFormatter(
-                "%(asctime)s %(levelname)s %(name)s %(process)d %(message)s",
-                rename_fields={"asctime": "time", "levelname": "level", "name": "logger", "process": "pid"},
-            )
-        )
+        handler.setFormatter(_Json())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

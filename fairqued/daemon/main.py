@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
@@ -31,7 +32,7 @@ def cli(context: click.Context, files: tuple[Path, ...], *, check: bool) -> None
     """Run the fairqued daemon in the foreground: it forks workers, and runs the tasks of its queues fairly."""
     if context.invoked_subcommand:
         return
-    config = _load(files)
+    config = _load(os.environ, files)
     if check:
         click.echo("OK")
         return
@@ -53,7 +54,7 @@ def dev(module: str, state_dir: Path | None, threads: int) -> None:
         "FAIRQUED__LOGGING__FORMAT": "text",
     }
     click.echo(f"export FAIRQUED_REDIS_URL=fairqued://{place}", err=True)
-    _run(_load((), {**environ, "HOME": os.environ.get("HOME", "/")}), ends_if_boot_fails=True)
+    _run(_load(environ), ends_if_boot_fails=True)
 
 
 @cli.command()
@@ -77,10 +78,10 @@ def demo(files: int | None, state_dir: Path | None) -> None:
         _fail(str(error), exits.FAILED)
 
 
-def _load(files: tuple[Path, ...], environ: dict[str, str] | None = None) -> Config:
-    env = dict(os.environ) if environ is None else environ
+def _load(environ: Mapping[str, str], files: tuple[Path, ...] | None = None) -> Config:
+    """The configuration of the files that were given or are found; without any it is that of `environ` alone."""
     try:
-        return load(find_config_paths(files, env), env)
+        return load([] if files is None else find_config_paths(files, environ), environ)
     except ConfigError as error:
         _fail(str(error), exits.BAD_USAGE)
 

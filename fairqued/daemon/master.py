@@ -32,7 +32,7 @@ from fairqued.version import __version__
 logger = logging.getLogger("fairqued.master")
 
 _KILL_GRACE_SECONDS = 1.5
-_PUT_BACK_SECONDS = 1.5
+_PUT_BACK_SECONDS = 1.0
 _FORK_WAIT_SECONDS = 5.0
 _LONGEST_WAIT_SECONDS = 1.0
 _REDIS_PAUSE_SECONDS = 5.0
@@ -112,7 +112,7 @@ class Master:
         until = time.monotonic() + _LONGEST_WAIT_SECONDS
         if self._kill_at is not None:
             until = min(until, self._kill_at)
-        elif not self._predecessors:
+        elif self._may_fork():
             until = min(until, self._crew.next_fill())
         return max(0.0, until - time.monotonic())
 
@@ -193,9 +193,13 @@ class Master:
                 self._kill_rest(now)
             return
         self._kill_stalled(now)
-        if not self._predecessors:
+        if self._may_fork():
             for post in self._crew.vacant(now):
                 self._fill(post)
+
+    def _may_fork(self) -> bool:
+        """Not before a predecessor's tasks are put back; nor without Redis, which a worker needs to boot."""
+        return not self._predecessors and self._scheduler.sees_redis
 
     def _kill_stalled(self, now: float) -> None:
         limit = self._config.worker.boot_timeout_seconds

@@ -112,6 +112,11 @@ class TaskScheduler:
                 time.sleep(min(_RETRY_SECONDS, max(0.0, deadline - time.monotonic())))
         return [each.worker_id for each in self._dead]
 
+    @property
+    def sees_redis(self) -> bool:
+        """Whether Redis answered the last call."""
+        return self._away_since is None
+
     def redis_state(self) -> dict[str, Any]:
         """Whether Redis answers, and since when it does not (seconds)."""
         away = self._away_since

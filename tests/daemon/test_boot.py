@@ -1,14 +1,17 @@
 """Workers that cannot boot: said once, tried again after growing pauses, and nothing else suffers."""
 
+import signal
+import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
-from fairqued import TaskQueue
+from fairqued import Task, TaskQueue
 from tests.daemon.conftest import StartDaemon
-from tests.support.daemon import LATE, run, title
+from tests.support.daemon import LATE, PROGRAM, run, title
 from tests.support.process_tasks import add
 from tests.support.wait import wait_until
 
@@ -79,3 +82,17 @@ def test_dev_ends_when_its_module_cannot_be_imported(short_path: Path, module: s
     assert ended.stderr.count("cannot boot") == 1
     assert "Traceback" not in ended.stderr
     assert not [pid for pid in psutil.pids() if str(short_path) in title(pid)], "its Redis is gone too"
+
+
+def test_dev_runs_the_tasks_of_a_module(short_path: Path) -> None:
+    (short_path / "mine.py").write_text("from fairqued import task\n\n@task\ndef twice(n):\n    return 2 * n\n")
+    with subprocess.Popen([*PROGRAM, "dev", "mine"], cwd=short_path, stderr=subprocess.PIPE, text=True) as daemon:
+        assert daemon.stderr is not None
+        export = daemon.stderr.readline()
+        assert export == f"export FAIRQUED_REDIS_URL=fairqued://{short_path}/.fairqued\n"
+        queue = TaskQueue(export.strip().partition("=")[2], user_id="alice", timeout_seconds=LATE)
+        assert queue.enqueue(Task[Any](func="mine:twice", args=[21])).result(LATE) == 42
+        queue.close()
+        daemon.send_signal(signal.SIGINT)
+        assert "fairqued has stopped" in daemon.stderr.read()
+    assert daemon.returncode == 0

@@ -1,5 +1,7 @@
 """What a task writes can be told from what others write."""
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
 from fairqued import TaskQueue
@@ -42,4 +44,7 @@ def test_all_of_the_log_is_json(start_daemon: StartDaemon, queue: TaskQueue) -> 
     queue.enqueue(add.task(1, 2)).result(LATE)
     daemon.terminate()
     daemon.assert_clean_exit(5)
-    assert all({"time", "level", "logger", "pid", "message"} <= line.keys() for line in daemon.logs())
+    for line in daemon.logs():
+        assert {"time", "level", "logger", "pid", "message"} <= line.keys()
+        age = datetime.now(UTC) - datetime.fromisoformat(line["time"])
+        assert timedelta() <= age < timedelta(seconds=LATE), line["time"]

@@ -1,6 +1,7 @@
 """Redis goes away and comes back: nobody exits, running tasks go on, and their ends are delivered late."""
 
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -62,4 +63,26 @@ def test_an_outage(
     assert len(by_process) == len(set(by_process)), "each process says so once"
     assert os.getpid() not in by_process
     assert fsck(queue._store.connection.client, namespace) == []
+    queue.close()
+
+
+def test_workers_that_die_meanwhile_are_back_soon_after(
+    start_daemon: StartDaemon, start_server: Callable[..., RedisServer], namespace: str
+) -> None:
+    server = start_server(persist=True, options=["--appendfsync", "always"])
+    daemon = start_daemon(redis_url=server.url, pools=[{"name": "main", "processes": 2, "threads": 2}])
+    queue = TaskQueue(server.url, namespace=namespace, user_id="alice", timeout_seconds=20)
+    handle = queue.enqueue(hold.task("gate"))
+    daemon.wait_for_starts(1)
+    with killed(server):
+        wait_until(lambda: not daemon.status()["redis"]["reachable"], LATE, "the master sees it")
+        for pid in daemon.worker_pids():
+            os.kill(pid, signal.SIGKILL)
+        daemon.wait_for_message("was sent SIGKILL", 2)
+        time.sleep(2)  # many tries to boot, if there were any
+    daemon.open_gate("gate")
+    handle.result(LATE)
+    assert queue.get(handle.task_id).attempts == 2
+    daemon.wait_until_ready()
+    assert not daemon.messages("cannot boot"), "without Redis there is no point in trying"
     queue.close()

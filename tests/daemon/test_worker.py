@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -43,17 +43,28 @@ def handler() -> Shout:
     return Shout()
 
 
-def start(queue: TaskQueue, handler: TaskHandler, **settings: Any) -> tuple[Worker, Future[None]]:
-    """A worker in a thread, and the future of its `run`."""
-    worker = Worker(queue, handler, WorkerSettings(**settings))
-    with_one_thread = ThreadPoolExecutor(1)
-    run = with_one_thread.submit(worker.run)
-    with_one_thread.shutdown(wait=False)
-    return worker, run
+StartWorker = Callable[..., tuple[Worker, "Future[None]"]]
 
 
-def test_it_runs_tasks_and_leaves_nothing_behind(queue: TaskQueue, handler: Shout) -> None:
-    worker, run = start(queue, handler)
+@pytest.fixture
+def start(handler: Shout) -> Iterator[StartWorker]:
+    """Start a worker in a thread; the future is that of its `run`. It is stopped when the test is over."""
+    workers: list[Worker] = []
+    threads = ThreadPoolExecutor()
+
+    def start_one(queue: TaskQueue, **settings: Any) -> tuple[Worker, Future[None]]:
+        workers.append(Worker(queue, handler, WorkerSettings(**settings)))
+        return workers[-1], threads.submit(workers[-1].run)
+
+    yield start_one
+    handler.open.set()
+    for worker in workers:
+        worker.stop(1)
+    threads.shutdown()
+
+
+def test_it_runs_tasks_and_leaves_nothing_behind(queue: TaskQueue, start: StartWorker) -> None:
+    worker, run = start(queue)
     handles = queue.enqueue_many(Task[Any](payload=f"word {number}") for number in range(100))
     assert [handle.result(LATE) for handle in handles] == [f"WORD {number}" for number in range(100)]
     worker.stop(LATE)
@@ -62,27 +73,26 @@ def test_it_runs_tasks_and_leaves_nothing_behind(queue: TaskQueue, handler: Shou
     worker.stop(LATE)  # once more does no harm
 
 
-def test_what_does_not_end_in_time_is_handed_back(queue: TaskQueue, handler: Shout) -> None:
-    worker, run = start(queue, handler, threads=1)
+def test_what_does_not_end_in_time_is_handed_back(queue: TaskQueue, start: StartWorker) -> None:
+    worker, run = start(queue, threads=1)
     held, waiting = queue.enqueue_many(Task[Any](payload="hold") for _ in range(2))
     wait_until(lambda: held.state() is TaskState.STARTED, LATE, "it runs")
     worker.stop(0.1)
     run.result(LATE)
     assert (held.state(), queue.get(held.task_id).attempts) == (TaskState.QUEUED, 0)
     assert waiting.state() is TaskState.QUEUED
-    handler.open.set()
 
 
-def test_one_that_was_declared_dead_stops(queue: TaskQueue, handler: Shout) -> None:
-    worker, run = start(queue, handler, heartbeat_seconds=0.05)
+def test_one_that_was_declared_dead_stops(queue: TaskQueue, start: StartWorker) -> None:
+    worker, run = start(queue, heartbeat_seconds=0.05)
     wait_until(lambda: queue.stats().workers, LATE, "it is registered")
     queue._store.reclaim(worker.worker_id, "lost")
     with pytest.raises(WorkerGone):
         run.result(LATE)
 
 
-def test_a_broken_hook_fails_the_task_alone(queue: TaskQueue, handler: Shout) -> None:
-    worker, run = start(queue, handler)
+def test_a_broken_hook_fails_the_task_alone(queue: TaskQueue, start: StartWorker) -> None:
+    worker, run = start(queue)
     with pytest.raises(TaskFailed) as caught:
         queue.enqueue(Task[Any](payload="raise", max_retries=3)).result(LATE)
     assert (caught.value.reason, caught.value.error_type) == (Reason.ERROR, "RuntimeError")
@@ -92,7 +102,9 @@ def test_a_broken_hook_fails_the_task_alone(queue: TaskQueue, handler: Shout) ->
     run.result(LATE)
 
 
-def test_records_that_cannot_be_read_take_no_slot_and_give_none(queue: TaskQueue, handler: Shout) -> None:
+def test_records_that_cannot_be_read_take_no_slot_and_give_none(
+    queue: TaskQueue, handler: Shout, start: StartWorker
+) -> None:
     broken = queue.enqueue_many(Task[Any](payload="broken") for _ in range(3))
     held = queue.enqueue_many(Task[Any](payload="hold") for _ in range(4))
     client = queue._store.connection.client
@@ -101,7 +113,7 @@ def test_records_that_cannot_be_read_take_no_slot_and_give_none(queue: TaskQueue
         raw = client.get(key)
         assert isinstance(raw, bytes)
         client.set(key, raw.replace(b'{"payload"', b'?"payload?'))
-    worker, run = start(queue, handler, threads=3)
+    worker, run = start(queue, threads=3)
     wait_until(lambda: all(handle.state() is TaskState.FAILED for handle in broken), LATE, "they are FAILED")
     wait_until(lambda: queue.stats().started == 3, LATE, "all slots are filled")
     time.sleep(0.1)
@@ -115,14 +127,14 @@ def test_records_that_cannot_be_read_take_no_slot_and_give_none(queue: TaskQueue
 
 
 def test_the_bell_can_be_lost_any_number_of_times(
-    start_server: Callable[..., RedisServer], namespace: str, handler: Shout, caplog: pytest.LogCaptureFixture
+    start_server: Callable[..., RedisServer], namespace: str, start: StartWorker, caplog: pytest.LogCaptureFixture
 ) -> None:
     queue = TaskQueue(start_server().url, namespace=namespace, user_id="alice")
     bell = Bell(queue._store.connection, ["bell"])
     for _ in range(100):
         bell.arm(1)
         bell.reset()
-    worker, run = start(queue, handler)
+    worker, run = start(queue)
     with caplog.at_level(logging.INFO, "fairqued.worker"):
         client = queue._store.connection.client
         for _ in range(3):

@@ -105,7 +105,7 @@ def test_a_slot_that_breaks_ends_its_process(start_daemon: StartDaemon, queue: T
 
 def test_a_worker_too_busy_to_beat_keeps_its_tasks(start_daemon: StartDaemon, queue: TaskQueue) -> None:
     daemon = start_daemon(worker={"lease_seconds": 4, "heartbeat_seconds": 1})
-    handle = queue.enqueue(hold_gil.task(6.5))
+    handle = queue.enqueue(hold_gil.task(5.5))
     handle.result(LATE)
     assert (queue.get(handle.task_id).attempts, len(daemon.starts())) == (1, 1)
     assert not daemon.messages("lease")
