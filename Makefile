@@ -26,7 +26,7 @@ lint: $(VENV)/.installed-dev ## run the checks that need no Redis
 	@echo "== mypy --strict" && $(BIN)/mypy
 	@echo "== lint-imports (who may import whom)" && $(BIN)/lint-imports
 
-bench: $(VENV)/.installed-dev ## measure speed, memory and fairness on this machine
+bench: $(VENV)/.installed-dev ## measure speed and memory on this machine
 	@$(BIN)/python -m bench
 
 clean: ## remove .venv and every cache

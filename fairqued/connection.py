@@ -35,13 +35,14 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
-from fairqued.errors import ConfigError, NotAllowed, QueueUnavailable
+from fairqued.errors import ConfigError, FairquedError, NotAllowed, QueueUnavailable
+from fairqued.validation import shown
 
 T = TypeVar("T")
 Operation = Callable[[Any], T]
 """What is done with a `redis.Redis`; Any, since redis-py's own annotations change between its releases."""
 
-DEFAULT_TIMEOUT_SECONDS = 5.0
+DEFAULT_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS = 5.0, 10 * 365 * 86_400.0
 _UNREACHABLE = (RedisConnectionError, RedisTimeoutError, OSError, InvalidResponse)
 _TRANSIENT = (BusyLoadingError, ReadOnlyError, OutOfMemoryError, ClusterDownError, TryAgainError)
 _TRANSIENT_CODES = (
@@ -98,7 +99,9 @@ def make_client(url: str, socket_timeout_seconds: float, *, max_connections: int
 
 
 def translate(error: Exception, url: str) -> Exception:
-    """The error of ours for one of redis-py's; the same error if it is no matter of reachability or rights."""
+    """The error of ours for one of redis-py's; the same error if it is ours, or no matter of reachability or rights."""
+    if isinstance(error, FairquedError):
+        return error
     text = str(error)
     if isinstance(error, _FORBIDDEN) or text.startswith(_FORBIDDEN_CODES) or _has(text, _FORBIDDEN_TEXTS):
         return NotAllowed(f"Redis at {masked(url)} refused: {text}")
@@ -111,6 +114,10 @@ def translate(error: Exception, url: str) -> Exception:
 
 def _has(text: str, parts: Iterable[str]) -> bool:
     return any(part in text for part in parts)
+
+
+def _is_timeout(value: object) -> bool:
+    return isinstance(value, int | float) and 0 < value <= MAX_TIMEOUT_SECONDS
 
 
 def backoff_seconds(attempt: int) -> float:
@@ -127,8 +134,10 @@ class Connection:
 
         Raises ConfigError if `url` is not a Redis URL.
         """
-        if not 0 < timeout_seconds < math.inf:
-            raise ConfigError(f"timeout_seconds: expected a number above 0, found {timeout_seconds!r}")
+        if not isinstance(url, str):
+            raise ConfigError(f"Redis URL: expected text, found {shown(url)}")
+        if not _is_timeout(timeout_seconds):
+            raise ConfigError(f"timeout_seconds: expected a number above 0, found {shown(timeout_seconds)}")
         self.url = url
         self.timeout_seconds = timeout_seconds
         self.give_up_at = math.inf

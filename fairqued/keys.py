@@ -46,9 +46,9 @@ KEY_TABLE: dict[str, tuple[str, str]] = {
 """Name after the prefix, type in Redis, meaning. The fsck of the tests and the docs use this table."""
 
 
-def check_namespace(namespace: str) -> str:
+def check_namespace(namespace: object) -> str:
     """Return `namespace`, or raise ConfigError if it cannot be a hash tag."""
-    if not _NAMESPACE.fullmatch(namespace):
+    if not isinstance(namespace, str) or not _NAMESPACE.fullmatch(namespace):
         allowed = "expected 1 to 100 characters without blanks, braces, colons and control characters"
         raise ConfigError(f"namespace {namespace!r}: {allowed}")
     return namespace

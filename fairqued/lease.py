@@ -17,11 +17,20 @@ import orjson
 
 from fairqued.connection import backoff_seconds
 from fairqued.encoding import dumps, to_json_value
-from fairqued.errors import CorruptRecord, FairquedError, PayloadTooLarge, QueueUnavailable, SchemaTooNew, WorkerGone
+from fairqued.errors import (
+    CorruptRecord,
+    FairquedError,
+    NotAllowed,
+    PayloadTooLarge,
+    QueueUnavailable,
+    SchemaTooNew,
+    WorkerGone,
+)
 from fairqued.record import FENCE_FIELD, HEADER, Record, reason_number
 from fairqued.state import Reason
-from fairqued.store import Ended, Finished, Store
+from fairqued.store import CHUNK, Ended, Finished, Store
 from fairqued.tasks import DEFAULT_BACKOFF_MAX_SECONDS, DEFAULT_BACKOFF_SECONDS, DEFAULT_RESULT_TTL_SECONDS
+from fairqued.validation import check_count
 
 logger = logging.getLogger("fairqued.lease")
 
@@ -30,6 +39,7 @@ Completion = Finished | Ended
 MAX_RESULT_BYTES = 262_144
 MAX_ERROR_BYTES = 16_384
 DEFAULT_LEASE_SECONDS, DEFAULT_HEARTBEAT_SECONDS = 15.0, 3.0
+SHORTEST_LEASE_SECONDS, SHORTEST_HEARTBEAT_SECONDS, HEARTBEATS_A_LEASE = 4, 0.01, 3
 
 
 @dataclass(slots=True)
@@ -136,6 +146,8 @@ class Lease:
         self._lease_us = int(lease_seconds * 1e6)
         self._lock = threading.Lock()
         self._held: dict[str, StartedTask] = {}
+        self._unreadable: dict[str, int] = {}
+        """Fences of popped tasks that cannot be read: held, too, until their completion is acknowledged."""
         self._received = 0
 
     def register(self, info: Mapping[str, Any], functions: Mapping[str, bytes] | None = None) -> None:
@@ -166,10 +178,12 @@ class Lease:
         with self._lock:
             for task_id, status in answer.statuses:
                 self._held.pop(task_id, None)
+                self._unreadable.pop(task_id, None)
                 if status == "stale":
                     logger.warning("task %s: its completion was refused, another worker has it", task_id)
             if popped:
                 self._held.update((task.task_id, task) for task in started)
+                self._unreadable.update((each.task_id, each.fence) for each in unreadable)
                 self._received += 1
         return Exchange(started, unreadable, popped.next_due_seconds if popped else None)
 
@@ -179,7 +193,7 @@ class Lease:
         Raises WorkerGone when this worker was declared dead.
         """
         with self._lock:
-            held = {task_id: task.record.fence for task_id, task in self._held.items()}
+            held = {task_id: task.record.fence for task_id, task in self._held.items()} | self._unreadable
             received = self._received
         for order, task_id in self.store.heartbeat(self.worker_id, self._lease_us, received, held):
             task = self._held.get(task_id)
@@ -208,8 +222,9 @@ def _read_all(tasks: Iterable[tuple[str, bytes]]) -> tuple[list[StartedTask], li
 class QueueLease:
     """A worker in one's own process: `with queue.lease(queues=["default"]) as lease: …`.
 
-    A thread keeps the lease alive. On leaving the block, tasks that were not completed go back to their queues without
-    counting an attempt.
+    A thread keeps the lease alive. Its methods may be called from several threads; they go one after the other. On
+    leaving the block, tasks that were not completed go back to their queues without counting an attempt, also those
+    that other threads still work on: end these threads first, or such a task runs twice at once.
     """
 
     def __init__(
@@ -218,6 +233,7 @@ class QueueLease:
     ) -> None:  # fmt: skip
         self._lease = Lease(store, queues, worker_id=f"{os.urandom(8).hex()}.0.0", lease_seconds=lease_seconds)
         self._heartbeat_seconds = heartbeat_seconds
+        self._one_at_a_time = threading.Lock()
         self._left = threading.Event()
         self._thread = threading.Thread(target=self._keep_alive, name="fairqued-lease", daemon=True)
         self._gone: WorkerGone | None = None
@@ -233,16 +249,22 @@ class QueueLease:
     ) -> None:
         self._left.set()
         self._thread.join()
-        self._lease.give_up("drain")
+        try:
+            self._lease.give_up("drain")
+        except FairquedError as trouble:
+            if error is None:
+                raise
+            logger.warning("%s; what %s still held is put back when its lease ends", trouble, self._lease.worker_id)
 
     def dequeue(self, most: int = 1) -> list[StartedTask]:
-        """Start up to `most` tasks, whatever is ready now.
+        """Start up to `most` tasks (1 to 200), whatever is ready now.
 
         Raises:
+            InvalidTask: `most` is no such number.
             WorkerGone: the lease was lost.
             QueueUnavailable: Redis does not answer; what it may have started is answered by the next call.
         """
-        return self._exchange([], most)
+        return self._exchange([], check_count(most, "most", CHUNK, least=1))
 
     def finish_task(self, task: StartedTask, result: Any = None) -> None:
         """Complete a task with a JSON result. Raises InvalidTask if it is none, WorkerGone if the lease was lost."""
@@ -257,23 +279,33 @@ class QueueLease:
         self._exchange([task.retried(told) if again else task.failed(Reason.ERROR, told)], 0)
 
     def _exchange(self, completions: Sequence[Completion], most: int) -> list[StartedTask]:
+        deadline = time.monotonic() + self._lease.store.connection.timeout_seconds
+        with self._one_at_a_time:
+            answer = self._exchange_by(deadline, completions, most)
+            if answer.unreadable:
+                self._fail_unreadable(deadline, answer.unreadable)
+            return answer.started
+
+    def _fail_unreadable(self, deadline: float, ends: Sequence[Ended]) -> None:
+        """Let no trouble with them hide what was started with them."""
+        try:
+            self._exchange_by(deadline, ends, 0)
+        except (QueueUnavailable, NotAllowed) as error:
+            logger.warning("%s; tasks that cannot be read stay with this lease until it ends", error)
+
+    def _exchange_by(self, deadline: float, completions: Sequence[Completion], most: int) -> Exchange:
         if self._gone:
             raise self._gone
-        deadline = time.monotonic() + self._lease.store.connection.timeout_seconds
         attempt = 0
         while True:
             try:
-                answer = self._lease.exchange(completions, most)
+                return self._lease.exchange(completions, most)
             except QueueUnavailable:
                 pause = backoff_seconds(attempt)
                 if time.monotonic() + pause > deadline:
                     raise
-                time.sleep(pause)
-                attempt += 1
-                continue
-            if answer.unreadable:
-                self._exchange(answer.unreadable, 0)
-            return answer.started
+            time.sleep(pause)
+            attempt += 1
 
     def _keep_alive(self) -> None:
         while not self._left.wait(self._heartbeat_seconds):

@@ -31,12 +31,19 @@ from fairqued.errors import (
     TaskNotFound,
 )
 from fairqued.keys import DEFAULT_NAMESPACE
-from fairqued.lease import DEFAULT_HEARTBEAT_SECONDS, DEFAULT_LEASE_SECONDS, QueueLease
+from fairqued.lease import (
+    DEFAULT_HEARTBEAT_SECONDS,
+    DEFAULT_LEASE_SECONDS,
+    HEARTBEATS_A_LEASE,
+    SHORTEST_HEARTBEAT_SECONDS,
+    SHORTEST_LEASE_SECONDS,
+    QueueLease,
+)
 from fairqued.record import Record
 from fairqued.state import Priority, Reason, TaskState
 from fairqued.store import NewTask, Store
 from fairqued.tasks import DEFAULT_QUEUE, Task, TaskOptions
-from fairqued.validation import check_id, check_queue_name, check_seconds, shown
+from fairqued.validation import check_count, check_id, check_queue_name, check_seconds, shown
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
@@ -300,6 +307,8 @@ class TaskQueue:
         of those that were accepted when a later chunk fails.
         """
         _checked(if_exists)
+        if not isinstance(tasks, Iterable):
+            raise InvalidTask(f"expected several tasks, found {shown(tasks)}; enqueue(…) takes a single one")
         prepared = [self._prepare(task, options) for task in tasks]
         _refuse_twins(new for new, _ in prepared)
         handles: list[TaskHandle[R]] = []
@@ -338,7 +347,7 @@ class TaskQueue:
 
     def stats(self, *, most_users: int = 100) -> QueueStats:
         """Depths, counters, workers, and up to `most_users` users with waiting work in each queue."""
-        return QueueStats.of(self._store.stats(most_users))
+        return QueueStats.of(self._store.stats(check_count(most_users, "most_users")))
 
     def lease(
         self,
@@ -347,10 +356,11 @@ class TaskQueue:
         lease_seconds: float = DEFAULT_LEASE_SECONDS,
         heartbeat_seconds: float = DEFAULT_HEARTBEAT_SECONDS,
     ) -> QueueLease:
-        """A worker in this process, for use in a `with` block."""
-        if isinstance(queues, str):
+        """A worker in this process, for use in a `with` block. Raises InvalidTask for what no lease can be."""
+        if isinstance(queues, str) or not isinstance(queues, Iterable):
             raise InvalidTask(f"queues: expected a list of names, found {shown(queues)}")
         names = [check_queue_name(name, "queues") for name in queues]
+        _check_times(lease_seconds, heartbeat_seconds)
         return QueueLease(self._store, names, lease_seconds=lease_seconds, heartbeat_seconds=heartbeat_seconds)
 
     def close(self) -> None:
@@ -400,6 +410,19 @@ def _checked(if_exists: str) -> str:
     return if_exists
 
 
+def _check_times(lease_seconds: float, heartbeat_seconds: float) -> None:
+    check_seconds(heartbeat_seconds, "heartbeat_seconds")
+    if heartbeat_seconds < SHORTEST_HEARTBEAT_SECONDS:
+        least = SHORTEST_HEARTBEAT_SECONDS
+        raise InvalidTask(f"heartbeat_seconds: expected at least {least:g}, found {heartbeat_seconds:g}")
+    check_seconds(lease_seconds, "lease_seconds")
+    if lease_seconds < max(SHORTEST_LEASE_SECONDS, HEARTBEATS_A_LEASE * heartbeat_seconds):
+        raise InvalidTask(
+            f"lease_seconds: expected at least {SHORTEST_LEASE_SECONDS:g}, and at least {HEARTBEATS_A_LEASE} times "
+            f"heartbeat_seconds ({heartbeat_seconds:g}), found {lease_seconds:g}"
+        )
+
+
 def _refuse_twins(tasks: Iterable[NewTask]) -> None:
     seen: set[str] = set()
     for task in tasks:
@@ -428,7 +451,24 @@ def _chunks(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
         yield start, len(sizes)
 
 
-@cache
+_default: TaskQueue | None = None
+
+
+def use_as_default(queue: TaskQueue) -> None:
+    """Make `queue` the default one of this process: a worker's own queue, so that its tasks can enqueue others."""
+    global _default  # noqa: PLW0603 - one default for the process is what it is about
+    _default = queue
+
+
 def default_queue() -> TaskQueue:
+    """The queue of the worker that this process is, else that of `$FAIRQUED_REDIS_URL` and `$FAIRQUED_NAMESPACE`.
+
+    Raises ConfigError if it is neither a worker nor has the variable.
+    """
+    return _default or environment_queue()
+
+
+@cache
+def environment_queue() -> TaskQueue:
     """The TaskQueue of `$FAIRQUED_REDIS_URL` and `$FAIRQUED_NAMESPACE`. Raises ConfigError if no URL is set."""
     return TaskQueue()

@@ -13,11 +13,11 @@ from functools import cache
 
 NAMES = (
     "push", "register", "pop", "finish", "fail", "heartbeat", "reclaim", "cancel", "retry", "promote", "tick", "trim",
-    "stats", "configure",
+    "stats", "configure", "unpark",
 )  # fmt: skip
 _INCLUDE = re.compile(r"--#include ([\w/]+)\s*")
 _ERROR_LINE = re.compile(r"user_script:\s?(\d+)")
-# 6.2: "Error running script (call to f_SHA): @user_script:7: user_script:7: …"; 7.0: "… script: SHA, on @user_script:7."
+# 6.2: "Error running script (call to f_SHA): @user_script:7: user_script:7: …"; 7.0: "… on @user_script:7."
 _ERROR_FRAME = re.compile(
     r"Error running script \(call to \w+\): |@?user_script:\s?\d+:\s*| script: \w+, on @user_script:\d+\.?$"
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any, NamedTuple, TypeVar
@@ -15,6 +16,8 @@ from fairqued.record import OWN_ID, Record
 from fairqued.scripts import Script, load_all
 
 T = TypeVar("T")
+CHUNK = 200
+"""How many tasks or users a script handles in one call, so that it holds Redis for a few milliseconds at most."""
 _FOREVER_MS = 10 * 365 * 86_400_000
 
 
@@ -91,9 +94,9 @@ class Store:
             args += (t.task_id, t.user_id, t.queue, t.priority, t.due, OWN_ID if t.has_own_id else 0, t.spec)
         return _texts(self._run("push", *args))
 
-    def cancel(self, task_ids: Sequence[str]) -> list[str]:
-        """Cancel tasks: a status for each."""
-        return _texts(self._run("cancel", *task_ids))
+    def cancel(self, task_ids: Sequence[str], nonce: bytes | None = None) -> list[str]:
+        """Cancel tasks: a status for each. The call has a nonce of its own unless one is given."""
+        return _texts(self._run("cancel", nonce or os.urandom(8), *task_ids))
 
     def retry(self, nonce: bytes, task_ids: Sequence[str]) -> list[str]:
         """Let FAILED and CANCELLED tasks run again: a status for each."""
@@ -167,25 +170,25 @@ class Store:
 
     # Masters
 
-    def reclaim(self, worker: str, why: str, most: int = 500) -> tuple[int, int]:
+    def reclaim(self, worker: str, why: str, most: int = CHUNK) -> tuple[int, int]:
         """Put back the tasks of a dead worker: how many were, how many are left."""
         put_back, left = self._run("reclaim", worker, why, most)
         return put_back, left
 
     def tick(
-        self, lease_us: int, silence_us: int, living: Sequence[str], most: int = 500
+        self, lease_us: int, silence_us: int, living: Sequence[str], most: int = CHUNK
     ) -> tuple[bool, int, list[str]]:
         """Renew and judge leases: whether they were judged, tasks put back, workers declared dead."""
         judged, put_back, *dead = self._run("tick", lease_us, silence_us, most, *living)
         return bool(judged), put_back, _texts(dead)
 
-    def promote(self, most: int = 500) -> tuple[int, float | None]:
+    def promote(self, most: int = CHUNK) -> tuple[int, float | None]:
         """Queue what is due: how many, and seconds until the next one."""
         promoted, next_due = self._run("promote", most)
         return promoted, None if next_due < 0 else next_due / 1e6
 
     def trim(
-        self, finished: tuple[int, int], failed: tuple[int, int], dedup_us: int, dedup_own_us: int, most: int = 500
+        self, finished: tuple[int, int], failed: tuple[int, int], dedup_us: int, dedup_own_us: int, most: int = CHUNK
     ) -> tuple[int, int]:
         """Drop old tasks ((age in µs, count) each) and tombstones: how many of both."""
         tasks, tombstones = self._run("trim", *finished, *failed, dedup_us, dedup_own_us, most)
@@ -193,8 +196,17 @@ class Store:
 
     def configure(self, digest: str, meta: Mapping[str, Any], users: Mapping[str, bytes]) -> bool:
         """Apply a daemon's settings to the namespace; False if they are in force already."""
-        applied, _ = self._run("configure", digest, len(meta), *_flat(meta.items()), *_flat(users.items()))
-        return bool(applied)
+        pairs = (len(meta), *_flat(meta.items()), *_flat(users.items()))
+        base = in_force = (self.connection.call(lambda client: client.hget(self.keys.meta, "digest")) or b"").decode()
+        while in_force != digest:
+            base, in_force = in_force, self._run("configure", digest, in_force, *pairs).decode()
+        self._unpark_all()
+        return base != digest
+
+    def _unpark_all(self) -> None:
+        cursor = b"0"
+        while (cursor := self._run("unpark", cursor, CHUNK)) != b"0":
+            pass
 
     # How a script is called
 
@@ -214,17 +226,19 @@ class Store:
     def _run_together(self, calls: Sequence[Call]) -> list[Any]:
         """Several scripts in one round trip, once; the first error among the replies is raised."""
 
-        def evaluate(client: Any, *, by_text: bool = False) -> list[Any]:
+        def evaluate(some: Sequence[Call], client: Any, *, by_text: bool = False) -> list[Any]:
             with client.pipeline(transaction=False) as pipe:
-                for name, args in calls:
+                for name, args in some:
                     script = self._scripts[name]
                     command = ("EVAL", script.text) if by_text else ("EVALSHA", script.sha)
                     pipe.execute_command(*command, 1, self.keys.meta, *args)
                 return list(pipe.execute(raise_on_error=False))
 
-        replies = self.connection.once(evaluate)
-        if any(is_missing_script(reply) for reply in replies):
-            replies = self.connection.once(partial(evaluate, by_text=True))
+        replies = self.connection.once(partial(evaluate, calls))
+        if unknown := [index for index, reply in enumerate(replies) if is_missing_script(reply)]:
+            again = self.connection.once(partial(evaluate, [calls[index] for index in unknown], by_text=True))
+            for index, reply in zip(unknown, again, strict=True):
+                replies[index] = reply
         for (name, _), reply in zip(calls, replies, strict=True):
             if isinstance(reply, Exception):
                 raise self._refusal(self._scripts[name], translate(reply, self.connection.url)) from reply

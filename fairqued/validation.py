@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from fairqued.errors import InvalidTask
@@ -15,6 +15,8 @@ MAX_META_BYTES = 4096
 _ID = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]{1,200}")
 _QUEUE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 _TEN_YEARS = 10 * 365 * 86_400.0
+_TEN_LEAP_YEARS = timedelta(days=10 * 366)
+_FIRST_YEAR = 1900
 _SHORTEST_TTL_SECONDS = 0.001
 
 
@@ -43,10 +45,10 @@ def check_queue_name(value: object, name: str = "queue") -> str:
     return value
 
 
-def check_count(value: object, name: str, most: int = 65_535) -> int:
-    """Return a whole number from 0 to `most`, or raise InvalidTask."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
-        raise InvalidTask(f"{name}: expected a whole number from 0 to {most}, found {shown(value)}")
+def check_count(value: object, name: str, most: int = 65_535, *, least: int = 0) -> int:
+    """Return a whole number from `least` to `most`, or raise InvalidTask."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise InvalidTask(f"{name}: expected a whole number from {least} to {most}, found {shown(value)}")
     return value
 
 
@@ -90,6 +92,8 @@ def _check_priority(value: object, name: str) -> None:
 def _check_moment(value: object, name: str) -> None:
     if not isinstance(value, datetime) or value.utcoffset() is None:
         raise InvalidTask(f"{name}: expected a datetime with a time zone, found {shown(value)}")
+    if value.year < _FIRST_YEAR or value - datetime.now(UTC) > _TEN_LEAP_YEARS:
+        raise InvalidTask(f"{name}: expected a time from {_FIRST_YEAR} to ten years from now, found {value}")
 
 
 def _check_backoff(value: object, name: str) -> None:

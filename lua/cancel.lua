@@ -4,7 +4,8 @@ Cancel tasks: at once where they wait, by asking their worker where they run.
 KEYS
   1  meta
 ARGV
-  task ids
+  1  nonce   8 bytes of this call: a late copy does not cancel what was let run again since
+  then task ids
 Moves: queued -> cancelled, scheduled -> cancelled, deferred -> cancelled, started -> started
 Returns: a status for each task: cancelled, asked, final (it had ended before), missing, corrupt
 Cost: O(log n) a task
@@ -14,13 +15,17 @@ Cost: O(log n) a task
 --#include lib/record
 --#include lib/account
 --#include lib/place
-local ids = ARGV
+--#include lib/spent
+local nonce = ARGV[1]
 
 key.first_write()
 local statuses = {}
 
 local function cancel(t)
   if state.is_final(t) then return t.state == state.CANCELLED and 'cancelled' or 'final' end
+  if bit.band(t.flags, record.CANCEL_ASKED) ~= 0 then return 'asked' end
+  if spent.knows(t.id, nonce) then return 'cancelled' end
+  spent.add(t.id, nonce)
   if t.state == state.STARTED then
     t.flags = bit.bor(t.flags, record.CANCEL_ASKED)
     record.save(t)
@@ -32,16 +37,16 @@ local function cancel(t)
   return 'cancelled'
 end
 
-for i, id in ipairs(ids) do
+for i = 2, #ARGV do
+  local id, status = ARGV[i], 'missing'
   local t = record.load(id)
-  if not t then
-    statuses[i] = 'missing'
-  elseif t.corrupt then
+  if t and t.corrupt then
     if place.take_out_unread(t) then place.corrupt(id, t.user, t.queue) end
-    statuses[i] = 'corrupt'
-  else
-    statuses[i] = cancel(t)
+    status = 'corrupt'
+  elseif t then
+    status = cancel(t)
   end
+  statuses[#statuses + 1] = status
 end
 account.flush()
 return statuses

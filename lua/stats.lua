@@ -30,12 +30,12 @@ local depth = redis.call('HGETALL', key.of('depth'))
 local workers, users = {}, {}
 local leases = redis.call('ZRANGE', key.of('workers'), 0, -1, 'WITHSCORES')
 for i = 1, #leases, 2 do workers[#workers + 1] = row_of_worker(leases[i], leases[i + 1]) end
-for i = 1, #depth, 2 do
+for i = 1, most > 0 and #depth or 0, 2 do
   for _, user in ipairs(redis.call('ZRANGE', key.of('ready', depth[i]), 0, most - 1)) do
     users[#users + 1] = row_of_user(depth[i], user, 0)
   end
 end
-for _, user in ipairs(redis.call('SRANDMEMBER', key.of('parked'), most)) do
+for _, user in ipairs(redis.call('SRANDMEMBER', key.of('parked'), math.max(0, most))) do
   for _, queue in ipairs(redis.call('SMEMBERS', key.of('parked', user))) do
     users[#users + 1] = row_of_user(queue, user, 1)
   end

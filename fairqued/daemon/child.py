@@ -20,7 +20,7 @@ from fairqued.daemon import exits, log, signals
 from fairqued.daemon.config import Config, PoolSettings
 from fairqued.daemon.identity import lock_worker_file
 from fairqued.errors import WorkerGone
-from fairqued.queue import TaskQueue
+from fairqued.queue import TaskQueue, use_as_default
 from fairqued.worker import FunctionTaskHandler, TaskHandler, Worker, WorkerSettings
 from fairqued.worker.worker import EXIT_FENCED
 
@@ -82,6 +82,7 @@ def _boot(birth: Birth) -> Worker:
     config = birth.config
     add_python_path(config.python_path)
     queue = TaskQueue(birth.redis_url, namespace=config.namespace, timeout_seconds=config.redis.timeout_seconds)
+    use_as_default(queue)
     settings = WorkerSettings(
         queues=birth.pool.queue_names,
         threads=birth.pool.threads,

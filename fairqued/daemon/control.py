@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import socket
 import threading
 from collections.abc import Callable
@@ -15,13 +14,13 @@ from typing import Any, Self
 import orjson
 
 from fairqued.daemon.gate import ForkGate
+from fairqued.daemon.sockets import check_socket_path
 from fairqued.errors import ConfigError
 
 logger = logging.getLogger("fairqued.control")
 
 _MAX_REQUEST_BYTES = 65_536
 _TALK_SECONDS = 2.0
-_MAX_SOCKET_PATH_BYTES = 100
 
 
 class ControlServer:
@@ -32,12 +31,7 @@ class ControlServer:
 
     def __init__(self, path: Path) -> None:
         """Raises ConfigError if the path is too long for a socket."""
-        if (length := len(os.fsencode(path))) > _MAX_SOCKET_PATH_BYTES:
-            raise ConfigError(
-                f"control.socket {path}: has {length} bytes, at most {_MAX_SOCKET_PATH_BYTES} work everywhere; "
-                "choose a shorter control.socket or state_dir"
-            )
-        self._path = path
+        self._path = check_socket_path(path, "control.socket")
         self._socket = socket.socket(socket.AF_UNIX)
 
     def __enter__(self) -> Self:

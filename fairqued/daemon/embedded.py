@@ -23,9 +23,9 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from fairqued.daemon.sockets import check_socket_path
 from fairqued.errors import ConfigError, QueueUnavailable
 
-_MAX_SOCKET_PATH_BYTES = 100
 _MAX_LOG_BYTES = 1_000_000
 _PAUSE_SECONDS = 0.01
 _CALL_SECONDS = 1.0
@@ -50,13 +50,7 @@ def find_server(binary: str | None) -> Path:
 
 def socket_path(state_dir: Path) -> Path:
     """Return the Unix socket of the embedded server of a state directory."""
-    path = state_dir.resolve() / "redis.sock"
-    if (length := len(os.fsencode(path))) > _MAX_SOCKET_PATH_BYTES:
-        raise ConfigError(
-            f"state_dir {str(state_dir)!r} is too long for a Unix socket: {path} has {length} bytes, "
-            f"at most {_MAX_SOCKET_PATH_BYTES} work everywhere; choose a shorter state_dir"
-        )
-    return path
+    return check_socket_path(state_dir.resolve() / "redis.sock", "state_dir")
 
 
 class EmbeddedRedis:

@@ -18,7 +18,7 @@ _TEXT = "%(asctime)s %(levelname)-7s %(process)d %(name)s: %(message)s"
 class _Json(JsonFormatter):
     """One JSON object a line; times are UTC, in ISO 8601."""
 
-    converter = time.gmtime
+    converter = staticmethod(time.gmtime)
     default_time_format, default_msec_format = "%Y-%m-%dT%H:%M:%S", "%s.%03dZ"
 
     def __init__(self) -> None:

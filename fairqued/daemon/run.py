@@ -21,6 +21,9 @@ from fairqued.store import Store
 
 logger = logging.getLogger("fairqued.master")
 
+_STOP_REDIS_SECONDS = 1.0
+"""Then it is killed, which loses nothing: what it answered for is in its append-only file."""
+
 
 def run_daemon(config: Config, *, ends_if_boot_fails: bool = False) -> None:
     """Run until told to stop. Raises Failure if it cannot start, or may not go on."""
@@ -68,15 +71,16 @@ def _redis(config: Config, embedded: EmbeddedRedis | None) -> Iterator[str]:
         yield redis_url(config)
         return
     try:
-        embedded.start(config.redis.start_timeout_seconds)
+        with signals.interrupts_held_back():
+            embedded.start(config.redis.start_timeout_seconds)
     except KeyboardInterrupt:
-        embedded.stop()
+        embedded.stop(_STOP_REDIS_SECONDS)
         raise
-    logger.info("embedded Redis is up: %s", embedded.url)
     try:
+        logger.info("embedded Redis is up: %s", embedded.url)
         yield embedded.url
     finally:
-        embedded.stop()
+        embedded.stop(_STOP_REDIS_SECONDS)
 
 
 def _prepare(config: Config, url: str) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import select
 import signal
 import socket
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 
 ALL = frozenset(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
@@ -18,6 +18,22 @@ def interrupt_when_told_to_stop() -> None:
     """Until a loop takes the signals over: let those that stop a daemon raise KeyboardInterrupt."""
     for number in STOPPING:
         signal.signal(number, signal.default_int_handler)
+
+
+@contextmanager
+def interrupts_held_back() -> Iterator[None]:
+    """A block that no KeyboardInterrupt tears apart: it comes when the block is over."""
+    before = {number: signal.getsignal(number) for number in STOPPING}
+    arrived: list[int] = []
+    for number in STOPPING:
+        signal.signal(number, lambda number, _frame: arrived.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if arrived:
+        raise KeyboardInterrupt
 
 
 class SignalQueue:

@@ -14,8 +14,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from fairqued.errors import NotAllowed, QueueUnavailable
-from fairqued.store import Store
+from fairqued.store import CHUNK, Store
+from fairqued.troubles import Troubles
 
 logger = logging.getLogger("fairqued.scheduler")
 
@@ -79,8 +79,7 @@ class TaskScheduler:
         self._dead: deque[_PutBack] = deque()
         self._wake = threading.Event()
         self._stopping = False
-        self._away_since: float | None = None
-        self._troubles: dict[str, str] = {}
+        self._troubles = Troubles(logger)
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -115,11 +114,11 @@ class TaskScheduler:
     @property
     def sees_redis(self) -> bool:
         """Whether Redis answered the last call."""
-        return self._away_since is None
+        return self._troubles.away_since is None
 
     def redis_state(self) -> dict[str, Any]:
         """Whether Redis answers, and since when it does not (seconds)."""
-        away = self._away_since
+        away = self._troubles.away_since
         return {"reachable": away is None, "away_seconds": round(time.monotonic() - away, 1) if away else 0}
 
     def _run(self) -> None:
@@ -156,7 +155,7 @@ class TaskScheduler:
         """Drop what is kept no longer."""
         s = self._settings
         tasks, tombstones = self._store.trim(s.finished, s.failed, s.dedup_us, _DEDUP_OWN_US)
-        return tasks + tombstones >= 500  # noqa: PLR2004 - a whole chunk: there is more
+        return tasks + tombstones >= CHUNK
 
     def _put_back_all(self) -> float:
         """Returns the seconds after which to try again; infinity when nothing is left."""
@@ -181,18 +180,8 @@ class TaskScheduler:
         with self._gate.work():
             try:
                 more = run_once()
-            except (QueueUnavailable, NotAllowed) as error:
-                if self._away_since is None:
-                    logger.warning("%s", error)
-                    self._away_since = time.monotonic()
+            except Exception as error:  # noqa: BLE001 - it is told
+                self._troubles.begin(name, error)
                 return None
-            except Exception as error:
-                if self._troubles.get(name) != repr(error):
-                    logger.exception("%s failed, and is tried again and again", name)
-                    self._troubles[name] = repr(error)
-                return None
-            self._troubles.pop(name, None)
-            if self._away_since is not None:
-                logger.info("Redis is back after %.1f s", time.monotonic() - self._away_since)
-                self._away_since = None
+            self._troubles.end(name)
             return more

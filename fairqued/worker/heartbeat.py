@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 
-from fairqued.errors import NotAllowed, QueueUnavailable, WorkerGone
+from fairqued.errors import WorkerGone
 from fairqued.lease import Lease
+from fairqued.troubles import Troubles
 from fairqued.worker.bell import Waker, wait_any
-from fairqued.worker.outage import Outage
-
-logger = logging.getLogger("fairqued.worker")
 
 
 class Heartbeat(threading.Thread):
     """Beats every `seconds` until told to stop, or that this worker was declared dead."""
 
-    def __init__(self, lease: Lease, seconds: float, outage: Outage, *, on_gone: Callable[[WorkerGone], None]) -> None:
+    def __init__(
+        self, lease: Lease, seconds: float, troubles: Troubles, *, on_gone: Callable[[WorkerGone], None]
+    ) -> None:
         """`on_gone` is called when this worker was declared dead."""
         super().__init__(name="heartbeat", daemon=True)
-        self._lease, self._seconds, self._outage, self._on_gone = lease, seconds, outage, on_gone
+        self._lease, self._seconds, self._troubles, self._on_gone = lease, seconds, troubles, on_gone
         self._waker = Waker()
         self._stopping = False
 
@@ -42,10 +41,8 @@ class Heartbeat(threading.Thread):
         except WorkerGone as error:
             self._on_gone(error)
             return False
-        except (QueueUnavailable, NotAllowed) as error:
-            self._outage.begin(error)
-        except Exception:
-            logger.exception("heartbeat failed")
+        except Exception as error:  # noqa: BLE001 - it is told
+            self._troubles.begin("heartbeat", error)
         else:
-            self._outage.end()
+            self._troubles.end("heartbeat")
         return True

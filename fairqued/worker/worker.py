@@ -14,16 +14,16 @@ from queue import Empty, SimpleQueue
 from redis.exceptions import RedisError
 
 from fairqued.connection import backoff_seconds, translate
-from fairqued.errors import NotAllowed, QueueUnavailable, WorkerGone
+from fairqued.errors import FairquedError, LateClaim, WorkerGone
 from fairqued.lease import DEFAULT_HEARTBEAT_SECONDS, DEFAULT_LEASE_SECONDS, Completion, Lease, StartedTask
 from fairqued.queue import TaskQueue
 from fairqued.tasks import DEFAULT_QUEUE
+from fairqued.troubles import Troubles
 from fairqued.validation import check_queue_name
 from fairqued.worker.bell import BLOCK_SECONDS, Bell, Waker, wait_any
 from fairqued.worker.executor import Executor
 from fairqued.worker.handler import TaskHandler
 from fairqued.worker.heartbeat import Heartbeat
-from fairqued.worker.outage import Outage
 
 logger = logging.getLogger("fairqued.worker")
 
@@ -73,7 +73,7 @@ class Worker:
         self._may_be_more = True
         self._look_at = 0.0
         self._next_due = float("inf")
-        self._outage = Outage()
+        self._troubles = Troubles(logger, meanwhile="; running tasks go on, their completions are kept")
         self._failed_tries = 0
         self._gone: WorkerGone | None = None
         self._stop_by: float | None = None
@@ -91,11 +91,20 @@ class Worker:
         self._lease.register(about, self._handler.functions())
         self._is_registered = True
 
-    def run(self) -> None:
-        """Work until `stop`. Raises WorkerGone when this worker was declared dead: its tasks run elsewhere by then."""
+    def run(self) -> int:
+        """Work until `stop`; return how many tasks did not end in time, and still run in their threads.
+
+        A worker of a master leaves them to it: it puts them back once this process is gone. One's own process goes on,
+        so they are not handed back at once, to run elsewhere beside themselves: they are left to the end of the lease,
+        renewed no more. A master then puts them back as lost, and what they return after `run` is not delivered.
+
+        Raises:
+            WorkerGone: this worker was declared dead; its tasks run elsewhere by then.
+            QueueUnavailable: Redis is away; in one's own process the lease is left to end by itself.
+        """
         if not self._is_registered:
             self.register()
-        heartbeat = Heartbeat(self._lease, self._settings.heartbeat_seconds, self._outage, on_gone=self._fenced)
+        heartbeat = Heartbeat(self._lease, self._settings.heartbeat_seconds, self._troubles, on_gone=self._fenced)
         heartbeat.start()
         slots = ThreadPoolExecutor(self._settings.threads, thread_name_prefix="slot")
         for _ in range(self._settings.threads):
@@ -111,11 +120,13 @@ class Worker:
             slots.shutdown(wait=not self._running)
             self._bell.reset()
             self._waker.close()
+            if self._settings.worker_id is None:
+                self._connection.give_up_at = float("inf")
         if self._gone:
             raise self._gone
-        if self._settings.worker_id is None:
-            self._connection.give_up_at = float("inf")
+        if self._settings.worker_id is None and not self._running:
             self._lease.give_up("drain")
+        return len(self._running)
 
     def stop(self, within_seconds: float) -> None:
         """Take no more tasks, and let those that run end within this time. Safe in a signal handler."""
@@ -163,14 +174,16 @@ class Worker:
     def _exchange(self, wanted: int) -> None:
         try:
             answer = self._lease.exchange(self._undelivered, wanted)
-        except (QueueUnavailable, NotAllowed) as error:
-            self._pause_after(error)
-            return
         except WorkerGone as error:
             self._fenced(error)
             return
+        except LateClaim:
+            raise  # somebody else works under our name
+        except FairquedError as error:
+            self._pause_after("exchange", error)
+            return
         self._undelivered = list(answer.unreadable)
-        self._outage.end()
+        self._troubles.end("exchange")
         self._failed_tries = 0
         if wanted:
             now = time.monotonic()
@@ -205,7 +218,7 @@ class Worker:
         try:
             self._bell.arm(min(self._next_due - now, BLOCK_SECONDS))
         except (RedisError, OSError) as error:
-            self._pause_after(error)
+            self._pause_after("bell", error)
             return False
         return True
 
@@ -214,19 +227,19 @@ class Worker:
             if rang and self._bell.answer():
                 self._may_be_more = True
         except (RedisError, OSError) as error:
-            self._pause_after(error)
+            self._pause_after("bell", error)
             return
         if self._bell.is_overdue:
-            self._pause_after(TimeoutError("Redis does not answer"))
+            self._pause_after("bell", TimeoutError("Redis does not answer"))
             return
         if time.monotonic() >= min(self._look_at, self._next_due):
             self._may_be_more = True
 
-    # Redis away
+    # In trouble
 
-    def _pause_after(self, error: Exception) -> None:
+    def _pause_after(self, work: str, error: Exception) -> None:
         """Wait a little, longer each time, while local completions go on gathering; but not once told to stop."""
-        self._outage.begin(translate(error, self._connection.url))
+        self._troubles.begin(work, translate(error, self._connection.url))
         self._bell.reset()
         self._may_be_more = True
         pause = backoff_seconds(self._failed_tries)
@@ -239,9 +252,10 @@ class Worker:
     def _tell_what_is_left(self) -> None:
         if self._undelivered:
             ids = ", ".join(each.task_id for each in self._undelivered)
-            logger.warning("Redis is away: these tasks ended, could not be completed, and will run again: %s", ids)
+            logger.warning("these tasks ended, could not be completed, and will run again: %s", ids)
         if self._running:
-            logger.warning("these tasks did not end in time, and are handed back: %s", ", ".join(self._running))
+            what = "are left to the end of the lease" if self._settings.worker_id is None else "are handed back"
+            logger.warning("these tasks did not end in time, and %s: %s", what, ", ".join(self._running))
 
     # Other threads
 

@@ -92,13 +92,13 @@ local function change_running(a, by)
   account.deltas[a.user] = (account.deltas[a.user] or 0) + by
 end
 
--- Charge the start of a waiting task: the deposit is topped up to cover what now runs.
+-- Charge the start of a waiting task: the deposit is topped up to cover what now runs. The least charge is a price and
+-- not a deposit, else users of tasks below it would save up free time.
 function account.start(a, rank, critical)
   a.domain.clock = math.max(a.domain.clock, rank)
   local want = math.min(a.estimate, account.ESTIMATE_CAP) * (a.running + 1)
-  local top_up = math.max(account.LEAST_CHARGE, want - a.deposit)
-  a.deposit = a.deposit + top_up
-  a.v = a.v + top_up / a.limits.weight
+  a.v = a.v + math.max(account.LEAST_CHARGE, want - a.deposit) / a.limits.weight
+  a.deposit = math.max(a.deposit, want)
   a.waiting, a.critical = math.max(0, a.waiting - 1), math.max(0, a.critical - critical)
   change_running(a, 1)
 end

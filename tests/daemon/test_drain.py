@@ -158,6 +158,18 @@ def test_without_redis_it_says_what_was_not_delivered_and_the_next_start_repeats
     queue.close()
 
 
+def test_a_frozen_embedded_redis_does_not_hold_up_the_end(make_daemon: StartDaemon) -> None:
+    daemon = make_daemon(redis_url="embedded", worker={"drain_seconds": 1}).start_and_wait()
+    (server,) = (each for each in daemon.children() if each.pid not in daemon.worker_pids())
+    queue = daemon.queue()
+    queue.enqueue(hold.task("never"))
+    daemon.wait_for_starts(1)
+    server.suspend()
+    daemon.terminate()
+    daemon.assert_clean_exit(1 + 5)
+    queue.close()
+
+
 def assert_never_at_once(daemon: Daemon) -> None:
     """No task ran in two processes at the same time."""
     for executions in daemon.ledger.by_task().values():

@@ -195,6 +195,14 @@ def test_an_embedded_redis_is_found_and_missed_with_its_daemon(make_daemon: Star
     assert ctl("ping", "-c", daemon.config).code == 0
 
 
+def test_a_daemon_may_use_the_embedded_redis_of_another(start_daemon: StartDaemon) -> None:
+    owner = start_daemon("embedded")
+    guest = start_daemon(owner.url)
+    assert ctl("ping", "-c", guest.config, env={"FAIRQUED_REDIS_URL": owner.url}).code == 0
+    assert {worker["pid"] for worker in status_of(guest)["workers"]} == {*owner.worker_pids(), *guest.worker_pids()}
+    assert len(guest.children()) == len(guest.worker_pids()), "it starts no server of its own"
+
+
 def test_a_redis_alone_needs_no_daemon(hostile: tuple[str, ...]) -> None:
     _, url, _, namespace = hostile
     for answer in (

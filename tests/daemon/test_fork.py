@@ -4,7 +4,8 @@ import os
 import signal
 import sys
 import threading
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -26,7 +27,7 @@ def test_two_hundred_respawns_while_the_masters_threads_are_busy(make_daemon: St
     daemon.program = [sys.executable, "-m", "tests.support.hasty_daemon"]
     daemon.start(env={"PYTHONPATH": str(CHECKOUT)}).wait_until_ready()
     master = psutil.Process(daemon.pid)
-    before = (master.num_fds(), master.num_threads())
+    descriptors, threads = master.num_fds(), master.num_threads()
     with asking(daemon):
         for _ in range(RESPAWNS // POSTS):
             victims = ready_workers(daemon)
@@ -35,7 +36,8 @@ def test_two_hundred_respawns_while_the_masters_threads_are_busy(make_daemon: St
             wait_until(lambda: len(ready_workers(daemon) - victims) == POSTS, LATE, "all are replaced")  # noqa: B023
     assert not daemon.messages("cannot boot"), "no child stalled"
     assert len(daemon.messages("was sent SIGKILL")) == RESPAWNS
-    wait_until(lambda: (master.num_fds(), master.num_threads()) == before, LATE, "nothing leaked")
+    assert master.num_fds() < descriptors + 10, "nothing leaked: a connection comes and goes, a respawn leaves none"
+    assert master.num_threads() <= threads
     assert queue.enqueue(add.task(1, 2)).result(LATE) == 3
     wait_until(lambda: len(list((daemon.state_dir / "workers").iterdir())) == POSTS, LATE, "the dead are forgotten")
 
@@ -45,25 +47,23 @@ def ready_workers(daemon: Daemon) -> set[int]:
     return {worker["pid"] for worker in daemon.status()["workers"] if worker["phase"] == "ready"}
 
 
-class asking:  # noqa: N801 - reads as what it does
+@contextmanager
+def asking(daemon: Daemon) -> Iterator[None]:
     """Ask for the daemon's status again and again, from a few threads, during the block."""
+    over = threading.Event()
 
-    def __init__(self, daemon: Daemon) -> None:
-        self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._ask, args=(daemon,)) for _ in range(2)]
-
-    def _ask(self, daemon: Daemon) -> None:
-        while not self._over.is_set():
+    def ask() -> None:
+        while not over.wait(0.002):
             daemon.status()
-            time.sleep(0.002)
 
-    def __enter__(self) -> None:
-        for thread in self._threads:
-            thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        for thread in self._threads:
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for thread in threads:
             thread.join()
 
 

@@ -43,7 +43,7 @@ def handler() -> Shout:
     return Shout()
 
 
-StartWorker = Callable[..., tuple[Worker, "Future[None]"]]
+StartWorker = Callable[..., tuple[Worker, "Future[int]"]]
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def start(handler: Shout) -> Iterator[StartWorker]:
     workers: list[Worker] = []
     threads = ThreadPoolExecutor()
 
-    def start_one(queue: TaskQueue, **settings: Any) -> tuple[Worker, Future[None]]:
+    def start_one(queue: TaskQueue, **settings: Any) -> tuple[Worker, Future[int]]:
         workers.append(Worker(queue, handler, WorkerSettings(**settings)))
         return workers[-1], threads.submit(workers[-1].run)
 
@@ -73,14 +73,22 @@ def test_it_runs_tasks_and_leaves_nothing_behind(queue: TaskQueue, start: StartW
     worker.stop(LATE)  # once more does no harm
 
 
-def test_what_does_not_end_in_time_is_handed_back(queue: TaskQueue, start: StartWorker) -> None:
-    worker, run = start(queue, threads=1)
+def test_what_does_not_end_in_time_is_left_to_the_end_of_the_lease(
+    queue: TaskQueue, handler: Shout, start: StartWorker
+) -> None:
+    worker, run = start(queue, threads=1, lease_seconds=0.5, heartbeat_seconds=0.1)
     held, waiting = queue.enqueue_many(Task[Any](payload="hold") for _ in range(2))
     wait_until(lambda: held.state() is TaskState.STARTED, LATE, "it runs")
     worker.stop(0.1)
-    run.result(LATE)
-    assert (held.state(), queue.get(held.task_id).attempts) == (TaskState.QUEUED, 0)
-    assert waiting.state() is TaskState.QUEUED
+    assert run.result(LATE) == 1
+    assert (held.state(), waiting.state()) == (TaskState.STARTED, TaskState.QUEUED)
+    wait_until(lambda: queue._store.tick(500_000, 5_000_000, [])[2] == [worker.worker_id], LATE, "its lease is over")
+    assert (held.state(), queue.get(held.task_id).attempts) == (TaskState.QUEUED, 1)
+    handler.open.set()
+    second, its_run = start(queue)
+    assert [handle.result(LATE) for handle in (held, waiting)] == ["HOLD", "HOLD"]
+    second.stop(LATE)
+    assert its_run.result(LATE) == 0
 
 
 def test_one_that_was_declared_dead_stops(queue: TaskQueue, start: StartWorker) -> None:
@@ -122,6 +130,27 @@ def test_records_that_cannot_be_read_take_no_slot_and_give_none(
     handler.open.set()
     for handle in held:
         handle.result(LATE)
+    worker.stop(LATE)
+    run.result(LATE)
+
+
+def test_a_script_that_fails_is_tried_until_it_works(
+    queue: TaskQueue, handler: Shout, start: StartWorker, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker, run = start(queue, heartbeat_seconds=0.05)
+    held = queue.enqueue(Task[Any](payload="hold"))
+    wait_until(lambda: held.state() is TaskState.STARTED, LATE, "it runs")
+    client, ready = queue._store.connection.client, queue._store.keys.of("ready", "default")
+    client.delete(ready)
+    client.set(ready, "damage")
+    handler.open.set()
+    wait_until(lambda: caplog.records, LATE, "the worker says so")
+    time.sleep(0.5)  # tries and heartbeats, many of each
+    assert [record.getMessage() for record in caplog.records] == ["exchange failed, and is tried again and again"]
+    assert not run.done()
+    client.delete(ready)
+    assert held.result(LATE) == "HOLD"
+    assert queue.enqueue(Task[Any](payload="word")).result(LATE) == "WORD"
     worker.stop(LATE)
     run.result(LATE)
 

@@ -11,8 +11,9 @@ STAYING = {"meta", "counters", "functions", "dead"}
 
 
 def left(world: World) -> set[str]:
-    """Keys that stand for tasks or users; a bell is a hint that the next idle worker takes."""
-    return {key for key in world.key_names() if key not in STAYING and not key.startswith("bell:")}
+    """Keys that stand for tasks or users; a bell is a hint that the next idle worker takes, spent nonces expire."""
+    names = {key for key in world.key_names() if key not in STAYING and not key.startswith("bell:")}
+    return {key for key in names if not (key.startswith("spent:") and world.client.pttl(world.key(key)) > 0)}
 
 
 def settle(world: World) -> None:

@@ -138,9 +138,9 @@ def test_random_mixes_are_shared_as_the_oracle_does(new_world: Callable[[], Worl
     "mutation",
     [
         Mutation("lib/account", "    account.accrue(a)\n", "\n"),
-        Mutation("lib/account", "a.v = a.v + top_up / a.limits.weight", "a.v = a.v + top_up"),
+        Mutation("lib/limit", "  limit.known[user] = l\n", "  l.weight = 1\n  limit.known[user] = l\n"),
     ],
-    ids=["running tasks cost nothing", "weights do nothing at the start"],
+    ids=["running tasks cost nothing", "weights do nothing"],
 )
 def test_unfair_scripts_are_noticed(new_world: Callable[..., World], mutation: Mutation) -> None:
     oracle = simulate(Oracle(ADVERSARIAL_MIX), ADVERSARIAL_MIX, MIX_SLOTS, MIX_SECONDS, seed=1)

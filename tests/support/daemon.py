@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -244,10 +245,16 @@ class Daemon:
     def end(self) -> None:
         """Kill whatever is left of it."""
         if self.process is not None:
-            for pid in [*self.group(), *([self.pid] if self.is_running else [])]:
-                os.kill(pid, signal.SIGKILL)
+            self.process.kill()
             self.process.wait()
-            wait_until(lambda: not self.group(), LATE, "nothing of the daemon is left")
+            wait_until(self._is_all_killed, LATE, "nothing of the daemon is left")
+
+    def _is_all_killed(self) -> bool:
+        left = self.group()
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return not left
 
     def remove(self) -> None:
         """Kill whatever is left of it and remove its folder."""

@@ -37,9 +37,8 @@ class Account:
     def start(self, running: int, weight: float) -> None:
         """Top the deposit up for one task more than are running; a task costs at least 1 ms."""
         wanted = min(self.estimate, ESTIMATE_CAP_US) * (running + 1)
-        top_up = max(LEAST_CHARGE_US, wanted - self.deposit)
-        self.deposit += top_up
-        self.v += top_up / weight
+        self.v += max(LEAST_CHARGE_US, wanted - self.deposit) / weight
+        self.deposit = max(self.deposit, wanted)
 
     def stop(self, took: float) -> None:
         """Learn from a task that ended."""

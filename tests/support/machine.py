@@ -119,7 +119,8 @@ class QueueMachine(RuleBasedStateMachine):
         ids = data.draw(
             st.lists(st.sampled_from(sorted(self.model.tasks.keys() | {"missing"})), min_size=1, max_size=3)
         )
-        self.call(method, *([self.world.nonce()] if method == "retry" else []), ids)
+        nonce = self.world.nonce()
+        self.call(method, *((nonce, ids) if method == "retry" else (ids, nonce)))
 
     @rule(users=limits_of_users)
     def configure(self, users: dict[str, bytes]) -> None:

@@ -67,17 +67,22 @@ class Model(ModelState):
             self._queue(task)
         return task.state.value
 
-    def cancel(self, task_ids: Sequence[str]) -> list[str]:
-        statuses = [self._cancel(task_id) for task_id in task_ids]
+    def cancel(self, task_ids: Sequence[str], nonce: bytes) -> list[str]:
+        statuses = [self._cancel(task_id, nonce) for task_id in task_ids]
         self._flush()
         return statuses
 
-    def _cancel(self, task_id: str) -> str:
+    def _cancel(self, task_id: str, nonce: bytes) -> str:
         task = self.tasks.get(task_id)
         if task is None:
             return "missing"
         if task.state in FINAL_STATES:
             return "cancelled" if task.state is TaskState.CANCELLED else "final"
+        if task.cancel_asked:
+            return "asked"
+        if (task_id, nonce) in self.spent:
+            return "cancelled"
+        self.spent.add((task_id, nonce))
         if task.state is TaskState.STARTED:
             task.cancel_asked = True
             return "asked"
@@ -96,7 +101,7 @@ class Model(ModelState):
             return "missing"
         if task.nonce == nonce or (task_id, nonce) in self.spent:
             return "already"
-        if task.state not in (TaskState.FAILED, TaskState.CANCELLED):
+        if task.state not in (TaskState.FAILED, TaskState.CANCELLED) or task.reason is Reason.CORRUPT:
             return "refused"
         self.spent.add((task_id, task.nonce))
         task.nonce, task.due, task.ended_at = nonce, self.now, 0.0
@@ -319,13 +324,13 @@ class Model(ModelState):
         return dropped
 
     def configure(self, digest: str, meta: Mapping[str, Any], users: Mapping[str, bytes]) -> bool:
-        if digest == self.digest:
-            return False
-        self.digest = digest
-        self.defaults |= meta
-        decoded = {user: orjson.loads(limits) for user, limits in users.items()}
-        self.limits = {user: {name: entry["value"] for name, entry in own.items()} for user, own in decoded.items()}
+        is_new = digest != self.digest
+        if is_new:
+            self.digest = digest
+            self.defaults |= meta
+            decoded = {user: orjson.loads(limits) for user, limits in users.items()}
+            self.limits = {user: {name: each["value"] for name, each in own.items()} for user, own in decoded.items()}
         for user in {user for _, user in self.parked}:
             self._unpark(user)
         self._flush()
-        return True
+        return is_new

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import redis
 
@@ -54,6 +55,7 @@ def scripts_from(read: ReadSource) -> Mapping[str, Script]:
     return {name: assemble(name, read) for name in NAMES}
 
 
+@cache
 def simulated_scripts(*mutations: Mutation) -> Mapping[str, Script]:
     """Every script, reading the time from the key `test_clock`."""
     read = mutating(read_shipped, *mutations)

@@ -24,6 +24,7 @@ from fairqued.daemon.config import (
     loading,
     not_yet_in_effect,
     reading,
+    redis_url,
     tokens_per_second,
     usable_cpus,
 )
@@ -318,11 +319,17 @@ def test_head_starts_name_the_priorities() -> None:
         "redis://u:p%40@h:6379/15",
         "rediss://[::1]:6380?db=2",
         "unix:///run/r.sock",
+        "fairqued:///home/me/my app/.fairqued",
         "unix://u:p@/run/r.sock?db=1",
     ],
 )
 def test_urls_of_redis(url: str) -> None:
     assert load([], {**HOME, "FAIRQUED_REDIS_URL": url}).redis.url == url
+
+
+def test_an_embedded_redis_has_no_password() -> None:
+    environ = {**HOME, "FAIRQUED_REDIS_URL": "fairqued:///state", "FAIRQUED__REDIS__PASSWORD_FILE": "/nowhere"}
+    assert redis_url(load([], environ)) == "fairqued:///state"
 
 
 # What is refused
@@ -331,7 +338,7 @@ UNKNOWN_TAG = "is not allowed; expected text, numbers, lists and mappings"
 NAME = "a name of 1 to 100 of the characters A-Z a-z 0-9 _ . -"
 ID = "text of 1 to 200 characters without control characters"
 NAMESPACE = "1 to 100 characters without blanks, braces, colons and control characters"
-REDIS_URL = "a redis://, rediss:// or unix:// URL, or embedded"
+REDIS_URL = "a redis://, rediss:// or unix:// URL, embedded, or fairqued:// and a state directory"
 CRON = "a cron line of 5 fields (a sixth, last, is seconds) that comes due"
 
 HEAD_STARTS = "VERY_LOW, LOW, NORMAL, HIGH, VERY_HIGH"
@@ -525,7 +532,8 @@ def test_one_mistake_is_one_line(write: Write, content: str, expected: str) -> N
         ("REDIS://h", "REDIS://h"),
         ("unix://relative", "unix://relative"),
         ("redis://h/0 ", "redis://h/0 "),
-        ("fairqued:///state", "fairqued:///state"),
+        ("fairqued://relative", "fairqued://relative"),
+        ("fairqued:///", "fairqued:///"),
     ],
 )
 def test_passwords_are_not_told(write: Write, url: str, shown: str) -> None:

@@ -59,8 +59,19 @@ def test_a_bad_url_is_a_config_error_before_anything_is_opened(url: str) -> None
     assert "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf")])
-def test_a_bad_timeout_is_a_config_error(seconds: float) -> None:
+@pytest.mark.parametrize(("arguments", "why"), [((5,), "found 5"), ((b"redis://h",), "expected text, found b'redis:")])
+def test_a_url_that_is_no_text_is_a_config_error(arguments: tuple[Any], why: str) -> None:
+    with pytest.raises(ConfigError, match=f"^Redis URL: .*{why}"):
+        TaskQueue(*arguments)
+
+
+def test_a_namespace_that_is_no_text_is_a_config_error() -> None:
+    with pytest.raises(ConfigError, match="namespace 5: expected"):
+        TaskQueue("redis://localhost", namespace=5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), "x", None, 10**400])
+def test_a_bad_timeout_is_a_config_error(seconds: Any) -> None:
     with pytest.raises(ConfigError, match="timeout_seconds: expected a number above 0"):
         TaskQueue("redis://localhost", timeout_seconds=seconds)
 
@@ -152,6 +163,11 @@ def test_what_the_errors_of_redis_become(reply: str, kind: type[Exception], *, g
 
 def test_an_error_that_is_no_matter_of_reachability_stays_as_it_is() -> None:
     error = redis.ResponseError("WRONGTYPE Operation against a key holding the wrong kind of value")
+    assert translate(error, "redis://localhost") is error
+
+
+@pytest.mark.parametrize("error", [QueueUnavailable("Redis at x cannot be reached: no"), NotAllowed("no: NOPERM")])
+def test_an_error_of_ours_is_not_translated_again(error: Exception) -> None:
     assert translate(error, "redis://localhost") is error
 
 

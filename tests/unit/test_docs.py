@@ -16,6 +16,7 @@ import pytest
 import fairqued
 from fairqued import Task, default_queue, errors
 from fairqued.keys import KEY_TABLE
+from fairqued.queue import environment_queue
 from fairqued.state import ALLOWED_MOVES, TaskState
 from fairqued.validation import OPTION_NAMES
 from fairqued.worker import FunctionTaskHandler, Worker
@@ -143,7 +144,7 @@ def shop(
     (tmp_path / "tasks.py").write_text(module)
     importlib.invalidate_caches()
     monkeypatch.delitem(sys.modules, "tasks", raising=False)
-    default_queue.cache_clear()
+    environment_queue.cache_clear()
     worker = Worker(default_queue(), FunctionTaskHandler(["tasks"]))
     thread = threading.Thread(target=worker.run)
     thread.start()
@@ -151,7 +152,7 @@ def shop(
     worker.stop(10)
     thread.join()
     default_queue().close()
-    default_queue.cache_clear()
+    environment_queue.cache_clear()
 
 
 def test_the_code_of_the_guide_works(shop: list[tuple[str, str]]) -> None:

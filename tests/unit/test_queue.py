@@ -39,7 +39,7 @@ from fairqued import (
 )
 from fairqued.context import enter_task
 from fairqued.errors import WorkerGone
-from fairqued.queue import _chunks
+from fairqued.queue import _chunks, environment_queue
 from fairqued.tasks import MAX_SPEC_BYTES
 from tests.support.proxy import Faults, FaultyProxy
 from tests.support.wait import wait_until
@@ -277,6 +277,12 @@ def test_every_task_is_checked_before_the_first_is_sent(queue: TaskQueue) -> Non
     assert queue.stats().depth == {}
 
 
+@pytest.mark.parametrize("tasks", [payload(1), 7, None])
+def test_one_task_is_not_many(tasks: Any) -> None:
+    with pytest.raises(InvalidTask, match=r"^expected several tasks, found .*; enqueue\(…\) takes a single one$"):
+        TaskQueue("redis://127.0.0.1:1").enqueue_many(tasks)
+
+
 # When
 
 
@@ -287,7 +293,7 @@ def test_a_delayed_task_is_scheduled(queue: TaskQueue) -> None:
 
 
 def test_a_task_can_be_due_at_a_moment(queue: TaskQueue) -> None:
-    moment = datetime(2099, 12, 31, 23, 59, 59, 999_999, UTC)
+    moment = datetime.now(UTC).replace(microsecond=999_999) + timedelta(days=3650)
     info = queue.enqueue(payload(1), run_at=moment).info()
     assert (info.state, info.due_at) == ("scheduled", moment)
     past = queue.enqueue(payload(1), run_at=datetime(1950, 1, 1, tzinfo=UTC)).info()
@@ -345,14 +351,14 @@ def test_a_task_function_uses_the_default_queue(
 ) -> None:
     monkeypatch.setenv("FAIRQUED_REDIS_URL", redis_url)
     monkeypatch.setenv("FAIRQUED_NAMESPACE", namespace)
-    default_queue.cache_clear()
+    environment_queue.cache_clear()
     try:
         handle = double.using(user_id="bob", queue="mail").enqueue(3)
         assert default_queue() is default_queue()
         assert (handle.info().user_id, handle.info().queue, handle.info().args) == ("bob", "mail", [3])
         default_queue().close()
     finally:
-        default_queue.cache_clear()
+        environment_queue.cache_clear()
 
 
 # Get, cancel, retry
@@ -546,7 +552,7 @@ def test_a_lease_starts_what_waits(queue: TaskQueue) -> None:
         assert queue.stats().started == 1
 
 
-@pytest.mark.parametrize("queues", ["default", ["a b"], [""], [7]])
+@pytest.mark.parametrize("queues", ["default", ["a b"], [""], [7], 7, None])
 def test_a_lease_of_bad_queues_is_refused(queue: TaskQueue, queues: Any) -> None:
     with pytest.raises(InvalidTask, match=r"^queues: "):
         queue.lease(queues)
@@ -676,6 +682,12 @@ def test_leases_in_threads_share_the_work(queue: TaskQueue) -> None:
 
 
 # Stats
+
+
+@pytest.mark.parametrize("most_users", ["x", -1, 1.5, None])
+def test_a_bad_number_of_users_is_refused(most_users: Any) -> None:
+    with pytest.raises(InvalidTask, match=r"^most_users: expected a whole number from 0 to 65535, found "):
+        TaskQueue("redis://127.0.0.1:1").stats(most_users=most_users)
 
 
 def test_stats_of_a_namespace(queue: TaskQueue) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fairqued.daemon.signals import STOPPING, SignalQueue, interrupt_when_told_to_stop
+from fairqued.daemon.signals import STOPPING, SignalQueue, interrupt_when_told_to_stop, interrupts_held_back
 
 LATE = 10
 
@@ -79,5 +79,26 @@ def test_descriptors_above_a_thousand(signals: SignalQueue) -> None:
 @pytest.mark.parametrize("number", STOPPING)
 def test_before_the_loop_a_stop_interrupts(number: signal.Signals) -> None:
     interrupt_when_told_to_stop()
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", STOPPING)
+def test_a_stop_can_be_held_back(number: signal.Signals) -> None:
+    interrupt_when_told_to_stop()
+    steps = []
+
+    def take_steps() -> None:
+        with interrupts_held_back():
+            steps.append("first")
+            os.kill(os.getpid(), number)
+            steps.append("second")
+        steps.append("third")
+
+    with pytest.raises(KeyboardInterrupt):
+        take_steps()
+    assert steps == ["first", "second"]
+    with interrupts_held_back():
+        steps.append("nothing to hold back")
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), number)

@@ -1,7 +1,7 @@
 """Ids, names, sizes and options: what is allowed passes as it is, anything else is refused by name."""
 
 import unicodedata
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from math import inf, nan
 from typing import Any
 
@@ -164,6 +164,24 @@ def test_the_options_are_those_of_the_public_type() -> None:
 def test_a_bad_value_of_an_option_is_refused_by_name(name: str, value: object) -> None:
     with pytest.raises(InvalidTask, match=f"^{name}"):
         check_options({name: value})
+
+
+WEST = timezone(-timedelta(hours=12))
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [datetime.max.replace(tzinfo=UTC), datetime.max.replace(tzinfo=WEST), datetime(9000, 1, 1, tzinfo=UTC),
+     datetime.now(UTC) + timedelta(days=3700), datetime(1899, 1, 1, tzinfo=UTC), datetime.min.replace(tzinfo=UTC)],
+)  # fmt: skip
+def test_a_moment_out_of_reach_is_refused(moment: datetime) -> None:
+    with pytest.raises(InvalidTask, match=r"^run_at: expected a time from 1900 to ten years from now, found "):
+        check_options({"run_at": moment})
+
+
+@pytest.mark.parametrize("moment", [datetime.now(UTC) + timedelta(days=3653), datetime(1950, 1, 1, tzinfo=WEST)])
+def test_a_moment_within_ten_years(moment: datetime) -> None:
+    check_options({"run_at": moment})
 
 
 def test_good_values_of_options() -> None:

@@ -13,7 +13,7 @@ def redis_url(config: Config) -> str:
     """
     if config.redis.url == "embedded":
         return f"fairqued://{config.state_dir.absolute()}"
-    if config.redis.password_file is None:
+    if config.redis.password_file is None or config.redis.url.startswith("fairqued:"):
         return config.redis.url
     try:
         password = quote(config.redis.password_file.read_text().strip(), safe="")

@@ -16,6 +16,7 @@ from fairqued.validation import check_id, check_queue_name
 
 _MAX_PORT = 65_535
 _YEARS = 365 * 86_400
+_IN_STATE_DIR = "fairqued:///"
 _RATE = re.compile(r"([1-9][0-9]{0,8})/([smhd])")
 _RATE_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _DOTTED = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
@@ -68,7 +69,7 @@ def _accepted_by(check: Callable[[str], object]) -> Callable[[str], bool]:
 
 
 def _is_redis_url(url: str) -> bool:
-    if url == "embedded":
+    if url == "embedded" or (url.startswith(_IN_STATE_DIR) and is_file_name(url.removeprefix(_IN_STATE_DIR))):
         return True
     try:
         parts = urlsplit(url)
@@ -122,7 +123,9 @@ HeadStart = Annotated[float, Meta(ge=-_YEARS, le=_YEARS)]
 Weight = Annotated[float, Meta(ge=0.001, le=1_000_000)]
 Share = Annotated[float, Meta(gt=0, le=1)]
 
-RedisUrl = Annotated[str, Check("a redis://, rediss:// or unix:// URL, or embedded", _is_redis_url)]
+RedisUrl = Annotated[
+    str, Check("a redis://, rediss:// or unix:// URL, embedded, or fairqued:// and a state directory", _is_redis_url)
+]
 Namespace = Annotated[
     str,
     Check("1 to 100 characters without blanks, braces, colons and control characters", _accepted_by(check_namespace)),
