@@ -21,12 +21,12 @@ if refusal then return refusal end
 local in_force = redis.call('HGET', key.of('meta'), 'digest') or ''
 if in_force == digest or in_force ~= base then return in_force end
 
--- Limits of users that another origin than YAML set stay; those that YAML no longer names go.
+-- Limits that an operator set stay; those that YAML no longer names go.
 local function merged(user, yaml)
   local all = yaml
   local readable, old = pcall(cjson.decode, redis.call('HGET', key.of('limits'), user) or '{}')
   for name, entry in pairs(readable and type(old) == 'table' and old or {}) do
-    if type(entry) == 'table' and entry.origin ~= 'yaml' then all[name] = entry end
+    if type(entry) == 'table' and entry.origin == 'ctl' then all[name] = entry end
   end
   return all
 end

@@ -144,3 +144,10 @@ def test_each_task_runs_in_a_context_of_its_own(queue: TaskQueue) -> None:
     users = [f"user-{number}" for number in range(50)]
     handles = [queue.enqueue(process_tasks.who.task(), user_id=user) for user in users]
     assert [handle.result(LATE) for handle in handles] == users
+
+
+def test_a_task_can_enqueue_another_for_its_user(queue: TaskQueue) -> None:
+    task_id = queue.enqueue(process_tasks.pass_on.task(2, 3), user_id="nested").result(LATE)
+    passed_on = queue.handle(task_id)
+    assert passed_on.result(LATE) == 5
+    assert passed_on.info().user_id == "nested"

@@ -70,7 +70,8 @@ def test_workers_that_die_meanwhile_are_back_soon_after(
     start_daemon: StartDaemon, start_server: Callable[..., RedisServer], namespace: str
 ) -> None:
     server = start_server(persist=True, options=["--appendfsync", "always"])
-    daemon = start_daemon(redis_url=server.url, pools=[{"name": "main", "processes": 2, "threads": 2}])
+    pools = [{"name": "main", "processes": 2, "threads": 2}]
+    daemon = start_daemon(redis_url=server.url, pools=pools, redis={"timeout_seconds": 1})
     queue = TaskQueue(server.url, namespace=namespace, user_id="alice", timeout_seconds=20)
     handle = queue.enqueue(hold.task("gate"))
     daemon.wait_for_starts(1)

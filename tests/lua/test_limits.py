@@ -129,3 +129,40 @@ def test_a_thousand_parked_users_do_not_hide_one_who_may_run(world: World, worke
     answers = [worker.pop(9) for _ in range(5)]
     assert ["mine"] in answers
     assert len(parked(world)) == 300
+
+
+DAMAGED_LIMITS = [
+    b"{no json", b"[]", b"7", b'{"weight": 3}', b'{"weight": {"value": 0}}', b'{"max_running": {"value": "x"}}',
+]  # fmt: skip
+    b"{no json",
+    b"[]",
+    b"7",
+    b'{"weight": 3}',
+    b'{"weight": {"value": 0}}',
+    b'{"max_running": {"value": "x"}}',
+]
+
+
+@pytest.mark.parametrize("damaged", DAMAGED_LIMITS)
+def test_damaged_limits_stop_nobody(world: World, damaged: bytes) -> None:
+    world.client.hset(world.key("limits"), "alice", damaged)
+    worker = world.worker()
+    world.push("a", user="alice")
+    world.push("b", user="bob")
+    assert sorted(worker.pop(2)) == ["a", "b"]
+    assert worker.finish("a", "b") == ["finished", "finished"]
+    world.limit({"alice": limits(max_running=1)})
+    world.push("c", "d", user="alice")
+    assert len(worker.pop(2)) == 1
+
+
+def test_changed_limits_free_any_number_of_parked_users(world: World) -> None:
+    names = [f"u{number}" for number in range(450)]
+    world.limit({}, max_running=1)
+    worker = world.worker()
+    for name in names:
+        world.push(f"{name}-1", f"{name}-2", user=name)
+    assert len(worker.pop(600)) == 450
+    assert worker.pop(100) == []
+    world.limit({}, max_running=0)
+    assert len(worker.pop(600)) == 450

@@ -6,6 +6,7 @@ import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -116,5 +117,6 @@ def check(url: str, wounds: list[Wound]) -> None:
     world.close()
 
 
+@pytest.mark.timeout(600)  # a failure takes its time to be made small
 def test_no_script_fails_and_no_other_task_is_lost(own_server: RedisServer) -> None:
     check(own_server.url)

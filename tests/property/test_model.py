@@ -23,6 +23,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.timeout(600)  # a failure takes its time to be made small
 def test_scripts_do_what_the_model_does(own_server: RedisServer) -> None:
     run_state_machine_as_test(machine_on(own_server.url))
 

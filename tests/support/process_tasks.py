@@ -245,3 +245,9 @@ def descriptors() -> dict[str, str]:
         except FileNotFoundError:  # that of the listing
             continue
     return found
+
+
+@task
+def pass_on(a: int, b: int) -> str:
+    """Enqueue another task, for the user of this one: the id of that task."""
+    return add.enqueue(a, b).task_id

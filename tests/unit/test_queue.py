@@ -714,3 +714,9 @@ def test_stats_of_a_namespace(queue: TaskQueue) -> None:
         assert 0 < worker.lease_seconds <= 15
         assert worker.info["queues"] == ["default"]
         assert len(queue.stats(most_users=0).users) <= 2
+
+
+def test_stats_can_leave_the_users_out(queue: TaskQueue) -> None:
+    queue.enqueue_many(Task(user_id=f"u{number}") for number in range(5))
+    assert queue.stats(most_users=0).users == []
+    assert len(queue.stats(most_users=3).users) == 3
