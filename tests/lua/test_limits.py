@@ -134,13 +134,6 @@ def test_a_thousand_parked_users_do_not_hide_one_who_may_run(world: World, worke
 DAMAGED_LIMITS = [
     b"{no json", b"[]", b"7", b'{"weight": 3}', b'{"weight": {"value": 0}}', b'{"max_running": {"value": "x"}}',
 ]  # fmt: skip
-    b"{no json",
-    b"[]",
-    b"7",
-    b'{"weight": 3}',
-    b'{"weight": {"value": 0}}',
-    b'{"max_running": {"value": "x"}}',
-]
 
 
 @pytest.mark.parametrize("damaged", DAMAGED_LIMITS)

@@ -49,7 +49,8 @@ def _of_model(task: ModelTask, model: Model) -> tuple[Any, ...]:
 
 def compare_accounts(model: Model, snapshot: Snapshot) -> None:
     """V and clocks agree to within the dithers; then the real ones are taken over."""
-    clocks = {name: domain.clock for name, domain in [*model.domains.items(), *snapshot.domains.items()]}
+    clocks = {name: domain.clock for name, domain in model.domains.items()}
+    clocks |= {name: domain.clock for name, domain in snapshot.domains.items()}
     for name in model.domains.keys() & snapshot.domains.keys():
         assert_near(model.domains[name].clock, snapshot.domains[name].clock, f"clock of {name}")
     for place in model.accounts.keys() | snapshot.accounts.keys():

@@ -17,7 +17,7 @@ from fairqued.record import reason_number
 from fairqued.state import FINAL_STATES, Reason, TaskState
 from fairqued.store import Ended, Finished, NewTask
 from tests.support.fair_model import DEFAULT_LEAD_US
-from tests.support.model_state import ModelState, ModelTask, ModelWorker, Place
+from tests.support.model_state import ModelState, ModelTask, ModelWorker
 
 PROMOTED_BY_POP, PUT_BACK_BY_HEARTBEAT, JUDGED_BY_TICK = 16, 100, 10
 TIE_US = 16.0
@@ -216,9 +216,6 @@ class Model(ModelState):
         """Users who may be served in a queue, and their ranks."""
         users = {user for (of, user) in self._places() if of == queue}
         return {user: self._rank(queue, user) for user in users if self._may_run(user)}
-
-    def _places(self) -> set[Place]:
-        return {task.place for task in self.tasks.values() if task.state is TaskState.QUEUED}
 
     def _rank(self, queue: str, user: str) -> float:
         account = self._account((queue, user))

@@ -218,6 +218,9 @@ class ModelState:
             account.v = max(account.v, self._domain(place[0]).clock - lag)
             self.parked.remove(place)
 
+    def _places(self) -> set[Place]:
+        return {task.place for task in self.tasks.values() if task.state is TaskState.QUEUED}
+
     def _is_idle(self, place: Place) -> bool:
         return not self.running_in(place) and not self._waiting(place)
 

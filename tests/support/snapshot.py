@@ -175,7 +175,8 @@ def read_snapshot(client: redis.Redis, namespace: str) -> Snapshot:
 def _pipeline(client: redis.Redis, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
     replies: list[Any] = []
     for start in range(0, len(commands), _CHUNK):
-        with client.pipeline(transaction=False) as pipe:
+        pipe: Any = client.pipeline(transaction=False)
+        with pipe:
             pipe.response_callbacks = {}  # raw replies
             for command in commands[start : start + _CHUNK]:
                 pipe.execute_command(*command)
