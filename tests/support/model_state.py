@@ -144,6 +144,8 @@ class ModelState:
         if task.state is TaskState.QUEUED:
             self._account(task.place)
         task.state = TaskState.CANCELLED
+        if not self._waiting(task.place):
+            self.parked.discard(task.place)
 
     def _end(self, task: ModelTask, state: TaskState, reason: Reason | None = None) -> None:
         task.state, task.reason, task.worker, task.ended_at = state, reason, "", self.now

@@ -5,7 +5,7 @@ import enum
 import json
 import math
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
@@ -239,7 +239,8 @@ def test_an_annotation_restores_exactly(annotation: Any, value: Any) -> None:
     restored = from_json_value(loads(dumps(plain)), annotation)
     assert type(restored) is type(value)
     assert restored == value
-    assert to_json_value(restored, annotation, "value") == plain
+    if not isinstance(value, Set):  # whose order may change
+        assert to_json_value(restored, annotation, "value") == plain
 
 
 @pytest.mark.parametrize("hour", range(4))
