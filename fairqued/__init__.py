@@ -19,8 +19,9 @@ from fairqued.errors import (
     TaskFailed,
     TaskNotFound,
 )
+from fairqued.info import QueueStats, TaskInfo
 from fairqued.lease import QueueLease, StartedTask
-from fairqued.queue import QueueStats, TaskHandle, TaskInfo, TaskQueue, default_queue
+from fairqued.queue import TaskHandle, TaskQueue, default_queue
 from fairqued.state import Priority, Reason, TaskState
 from fairqued.tasks import Task, TaskFunction, TaskOptions, task
 from fairqued.version import __version__

@@ -5,13 +5,9 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, partial
 from typing import Any, Generic, Literal, TypeVar, Unpack, get_args
-
-import orjson
 
 from fairqued.connection import DEFAULT_TIMEOUT_SECONDS, Connection
 from fairqued.context import ambient_user, current_task
@@ -30,6 +26,7 @@ from fairqued.errors import (
     TaskFailed,
     TaskNotFound,
 )
+from fairqued.info import QueueStats, TaskInfo, microseconds_of
 from fairqued.keys import DEFAULT_NAMESPACE
 from fairqued.lease import (
     DEFAULT_HEARTBEAT_SECONDS,
@@ -40,7 +37,7 @@ from fairqued.lease import (
     QueueLease,
 )
 from fairqued.record import Record
-from fairqued.state import Priority, Reason, TaskState
+from fairqued.state import Reason, TaskState
 from fairqued.store import NewTask, Store
 from fairqued.tasks import DEFAULT_QUEUE, Task, TaskOptions
 from fairqued.validation import check_count, check_id, check_queue_name, check_seconds, shown
@@ -53,128 +50,6 @@ IF_EXISTS = get_args(IfExists)
 URL_VARIABLE, NAMESPACE_VARIABLE = "FAIRQUED_REDIS_URL", "FAIRQUED_NAMESPACE"
 _CHUNK_TASKS, _CHUNK_BYTES = 500, 1_048_576
 _FIRST_LOOK_SECONDS, _LONGEST_LOOK_SECONDS = 0.002, 0.25
-
-
-@dataclass(frozen=True, slots=True)
-class TaskInfo:
-    """What is known of a task at one moment. Times are aware datetimes of the server's clock."""
-
-    task_id: str
-    user_id: str
-    queue: str
-    state: TaskState
-    priority: Priority
-    func: str | None
-    payload: Any
-    args: Sequence[Any]
-    kwargs: Mapping[str, Any]
-    meta: Mapping[str, str]
-    attempts: int
-    failures: int
-    max_retries: int
-    cancel_asked: bool
-    reason: Reason | None
-    error_type: str | None
-    error_message: str | None
-    enqueued_at: datetime
-    due_at: datetime
-    started_at: datetime | None
-    ended_at: datetime | None
-
-    @classmethod
-    def of(cls, record: Record) -> TaskInfo:
-        """What a record tells. Raises CorruptRecord if its spec cannot be read."""
-        spec, error = record.read_spec(), record.read_error()
-        return cls(
-            task_id=record.task_id, user_id=record.user_id, queue=record.queue, state=record.state,
-            priority=record.priority, func=spec.get("func"), payload=spec.get("payload"), args=spec.get("args", ()),
-            kwargs=spec.get("kwargs", {}), meta=spec.get("meta", {}), attempts=record.attempts,
-            failures=record.failures, max_retries=spec.get("max_retries", 0), cancel_asked=record.cancel_asked,
-            reason=record.reason, error_type=error.get("type"), error_message=error.get("message"),
-            enqueued_at=_datetime(record.enqueued_at), due_at=_datetime(record.due),
-            started_at=_datetime(record.started_at) if record.started_at else None,
-            ended_at=_datetime(record.ended_at) if record.ended_at else None,
-        )  # fmt: skip
-
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
-
-
-def _datetime(microseconds: float) -> datetime:
-    return _EPOCH + microseconds * _MICROSECOND
-
-
-@dataclass(frozen=True, slots=True)
-class UserDepth:
-    """A user with waiting work in a queue."""
-
-    queue: str
-    user_id: str
-    waiting: int
-    running: int
-    is_parked: bool
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerInfo:
-    """A registered worker; `lease_seconds` is what is left of its lease."""
-
-    worker_id: str
-    lease_seconds: float
-    held: int
-    info: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class QueueStats:
-    """The namespace at one moment."""
-
-    at: datetime
-    depth: Mapping[str, int]
-    scheduled: int
-    started: int
-    finished: int
-    failed: int
-    cancelled: int
-    counters: Mapping[str, int]
-    users: Sequence[UserDepth]
-    workers: Sequence[WorkerInfo]
-
-    @classmethod
-    def of(cls, answer: Sequence[Any]) -> QueueStats:
-        """Decode the answer of stats.lua."""
-        now, counters, depth, (scheduled, finished, failed, cancelled), workers, users = answer
-        rows = [
-            WorkerInfo(_text(worker), max(0.0, (float(end) - now) / 1e6), held, _object(info))
-            for worker, end, held, info in workers
-        ]
-        return cls(
-            at=_datetime(now), depth=_numbers(depth), scheduled=scheduled, started=sum(row.held for row in rows),
-            finished=finished, failed=failed, cancelled=cancelled, counters=_numbers(counters),
-            users=[
-                UserDepth(_text(queue), _text(user), waiting, running, bool(parked))
-                for queue, user, waiting, running, parked in users
-            ],
-            workers=rows,
-        )  # fmt: skip
-
-
-def _numbers(flat: Sequence[bytes]) -> dict[str, int]:
-    return {_text(name): int(number) for name, number in zip(flat[::2], flat[1::2], strict=True)}
-
-
-def _text(raw: bytes) -> str:
-    """A name as stored; what is not UTF-8 was written by somebody else, and is shown, not refused."""
-    return raw.decode(errors="backslashreplace")
-
-
-def _object(raw: bytes) -> dict[str, Any]:
-    try:
-        value = orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 class TaskHandle(Generic[R_co]):
@@ -433,7 +308,7 @@ def _refuse_twins(tasks: Iterable[NewTask]) -> None:
 
 def _due(task: Task[Any]) -> str:
     if task.run_at is not None:
-        return f"@{(task.run_at - _EPOCH) // _MICROSECOND}"
+        return f"@{microseconds_of(task.run_at)}"
     if task.delay_seconds:
         return f"+{int(task.delay_seconds * 1e6)}"
     return ""

@@ -15,7 +15,7 @@ from fairqued.ctl.options import Asked, output_options, target_options
 from fairqued.ctl.render import Column, Output, Table
 from fairqued.ctl.target import Target
 from fairqued.errors import FairquedError, NotAllowed, QueueUnavailable
-from fairqued.queue import QueueStats, WorkerInfo
+from fairqued.info import QueueStats, WorkerInfo
 
 Row = dict[str, Any]
 

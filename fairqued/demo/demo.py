@@ -20,7 +20,8 @@ from fairqued.demo.ran import Ran, look_up
 from fairqued.demo.stop import Stopped, StopRequest
 from fairqued.demo.tasks import Counted, count
 from fairqued.demo.view import Standing, Stopwatch, View, make_console, open_view, say, seconds
-from fairqued.queue import QueueStats, TaskHandle, TaskQueue, WorkerInfo
+from fairqued.info import QueueStats, WorkerInfo
+from fairqued.queue import TaskHandle, TaskQueue
 from fairqued.state import Priority
 
 PROCESSES, THREADS = 2, 2
