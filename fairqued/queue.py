@@ -38,7 +38,7 @@ from fairqued.lease import (
 )
 from fairqued.record import Record
 from fairqued.state import Reason, TaskState
-from fairqued.store import NewTask, Store
+from fairqued.store import CHUNK, NewTask, Store
 from fairqued.tasks import DEFAULT_QUEUE, Task, TaskOptions
 from fairqued.validation import check_count, check_id, check_queue_name, check_seconds, shown
 
@@ -48,7 +48,7 @@ IfExists = Literal["raise", "ignore", "replace"]
 
 IF_EXISTS = get_args(IfExists)
 URL_VARIABLE, NAMESPACE_VARIABLE = "FAIRQUED_REDIS_URL", "FAIRQUED_NAMESPACE"
-_CHUNK_TASKS, _CHUNK_BYTES = 500, 1_048_576
+_CHUNK_BYTES = 1_048_576
 _FIRST_LOOK_SECONDS, _LONGEST_LOOK_SECONDS = 0.002, 0.25
 
 
@@ -176,7 +176,7 @@ class TaskQueue:
     def enqueue_many(
         self, tasks: Iterable[Task[R]], /, *, if_exists: IfExists = "raise", **options: Unpack[TaskOptions]
     ) -> list[TaskHandle[R]]:
-        """Accept many tasks, in chunks of up to 500 that are each accepted whole or not at all.
+        """Accept many tasks, in chunks of up to 200 that are each accepted whole or not at all.
 
         Every task is checked before the first one is sent. Raises as `enqueue`, and EnqueueIncomplete with the handles
         of those that were accepted when a later chunk fails.
@@ -318,7 +318,7 @@ def _chunks(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
     """Cut a list of specs of these sizes into chunks: start and end of each."""
     start = total = 0
     for index, size in enumerate(sizes):
-        if index > start and (index - start >= _CHUNK_TASKS or total + size > _CHUNK_BYTES):
+        if index > start and (index - start >= CHUNK or total + size > _CHUNK_BYTES):
             yield start, index
             start, total = index, 0
         total += size

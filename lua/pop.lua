@@ -78,10 +78,10 @@ local function start(a, queue, rank, id, critical)
   account.start(a, rank, critical)
   state.set(t, state.STARTED)
   t.fence, t.attempts, t.holder, t.started_at = t.fence + 1, math.min(65535, t.attempts + 1), w.handle, clock.now
-  record.save(t)
+  local header = record.save(t)
   count = count + 1
   claimed[2 * count - 1], claimed[2 * count] = claim, id
-  answer[2 * count - 1], answer[2 * count] = id, record.header(t) .. string.sub(t.raw, record.HEADER + 1)
+  answer[2 * count - 1], answer[2 * count] = id, header .. string.sub(t.raw, record.HEADER + 1)
 end
 
 local function may_run(a)

@@ -88,7 +88,12 @@ function record.create(t, spec)
   return record.header(t) .. t.user .. t.queue .. spec
 end
 
-function record.save(t) redis.call('SETRANGE', key.of('task', t.id), 0, record.header(t)) end
+-- Write the header in place, and return it.
+function record.save(t)
+  local header = record.header(t)
+  redis.call('SETRANGE', key.of('task', t.id), 0, header)
+  return header
+end
 
 -- Save with another error text, which is the last part of the string. Written anew: a string that grows by SETRANGE
 -- makes Redis reserve as much memory again.
