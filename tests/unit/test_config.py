@@ -693,6 +693,7 @@ def test_settings_that_are_not_yet_in_effect_are_named(write: Write) -> None:
         user_defaults: {max_queued: 1, rate: 1/s, max_share: 0.5, weight: 3}
         users: {al: {max_queued: 1, rate: 1/s, max_share: 0.5, weight: 3, max_running: 2}}
         groups: {g: {weight: 2}}
+        task_defaults: {max_retries: 1}
         limits: {max_queued_per_queue: 1, payload_bytes: 5}
         security: {signing_keys_file: /k}
         metrics: {listen: "0.0.0.0:1"}
@@ -703,6 +704,8 @@ def test_settings_that_are_not_yet_in_effect_are_named(write: Write) -> None:
     assert sorted(names_) == sorted(
         [
             "redis.wait_replicas",
+            "task_defaults.max_retries",
+            "limits.payload_bytes",
             "partitions",
             "middleware",
             "pools[0].queues",

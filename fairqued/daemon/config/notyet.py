@@ -36,6 +36,8 @@ NOT_YET_IN_EFFECT: dict[str, Callable[[object, object], bool]] = {
     "users[].rate": _is_set,
     "users[].max_share": _is_set,
     "groups": _is_set,
+    "task_defaults.max_retries": _is_set,
+    "limits.payload_bytes": _is_set,
     "limits.max_queued_per_queue": _is_set,
     "security.signing_keys_file": _is_set,
     "metrics.listen": _is_set,
