@@ -46,6 +46,19 @@ KEY_TABLE: dict[str, tuple[str, str]] = {
 """Name after the prefix, type in Redis, meaning. The fsck of the tests and the docs use this table."""
 
 
+_HIDDEN_MARK = "!"
+
+
+def hidden_queue(queue: str) -> str:
+    """The queue, of the same domain, where tasks of `queue` wait whose process died twice."""
+    return queue + _HIDDEN_MARK
+
+
+def base_queue(queue: str) -> str:
+    """The queue that a hidden one stands beside; any other is its own."""
+    return queue.removesuffix(_HIDDEN_MARK)
+
+
 def check_namespace(namespace: object) -> str:
     """Return `namespace`, or raise ConfigError if it cannot be a hash tag."""
     if not isinstance(namespace, str) or not _NAMESPACE.fullmatch(namespace):

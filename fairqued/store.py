@@ -59,6 +59,18 @@ class Popped(NamedTuple):
     tasks: list[tuple[str, bytes]]
 
 
+class Tick(NamedTuple):
+    """The answer of tick: whether leases were judged, how many tasks were put back, which workers were declared dead.
+
+    `hidden` names those of the queues asked for whose hidden queue has work that may run now.
+    """
+
+    judged: bool
+    put_back: int
+    dead: list[str]
+    hidden: list[str]
+
+
 class Exchanged(NamedTuple):
     """The answers of one round trip: a status for each completion, and what pop gave."""
 
@@ -151,7 +163,8 @@ class Store:
                 )
             )
         if ended:
-            calls.append(("fail", (worker, *_flat((e.task_id, e.fence, e.what, e.number, e.error) for e in ended))))
+            rows = ((_wire(e.task_id), e.fence, e.what, e.number, e.error) for e in ended)
+            calls.append(("fail", (worker, *_flat(rows))))
         if claim is not None:
             calls.append(("pop", (worker, claim, most, *queues)))
         replies = self._run_together(calls)
@@ -165,22 +178,38 @@ class Store:
 
     def heartbeat(self, worker: str, lease_us: int, claim: int, held: Mapping[str, int]) -> list[tuple[str, str]]:
         """Renew a lease in a single try: orders and the tasks they are for."""
-        reply = _texts(self._run_together([("heartbeat", (worker, lease_us, claim, *_flat(held.items())))])[0])
+        pairs = _flat((_wire(task_id), fence) for task_id, fence in held.items())
+        reply = _texts(self._run_together([("heartbeat", (worker, lease_us, claim, *pairs))])[0])
         return list(zip(reply[::2], reply[1::2], strict=True))
 
     # Masters
 
-    def reclaim(self, worker: str, why: str, most: int = CHUNK) -> tuple[int, int]:
-        """Put back the tasks of a dead worker: how many were, how many are left."""
-        put_back, left = self._run("reclaim", worker, why, most)
+    def reclaim(  # noqa: PLR0913 - what a death means for the tasks
+        self,
+        worker: str,
+        why: str,
+        most: int = CHUNK,
+        *,
+        max_crashes: int = 0,
+        error: bytes = b"",
+        wills: Sequence[Ended] = (),
+    ) -> tuple[int, int]:
+        """Take the tasks of a dead worker from it: how many were taken, how many are left.
+
+        `why` is drain, death, crash (its one task ends as poisoned, with `error`, at `max_crashes`) or lost. A will
+        says how a task ends that the worker held under that very fence.
+        """
+        wishes = _flat((w.task_id, w.fence, w.what, w.number, w.error) for w in wills)
+        put_back, left = self._run("reclaim", worker, why, most, max_crashes, error, *wishes)
         return put_back, left
 
     def tick(
-        self, lease_us: int, silence_us: int, living: Sequence[str], most: int = CHUNK
-    ) -> tuple[bool, int, list[str]]:
-        """Renew and judge leases: whether they were judged, tasks put back, workers declared dead."""
-        judged, put_back, *dead = self._run("tick", lease_us, silence_us, most, *living)
-        return bool(judged), put_back, _texts(dead)
+        self, lease_us: int, silence_us: int, living: Sequence[str], queues: Sequence[str] = (), most: int = CHUNK
+    ) -> Tick:
+        """Renew the leases of `living` workers and judge all others; look into the hidden queues of `queues`."""
+        answer = self._run("tick", lease_us, silence_us, most, len(living), *living, *queues)
+        judged, put_back, dead, hidden = answer
+        return Tick(bool(judged), put_back, _texts(dead), _texts(hidden))
 
     def promote(self, most: int = CHUNK) -> tuple[int, float | None]:
         """Queue what is due: how many, and seconds until the next one."""
@@ -265,7 +294,12 @@ def _flat(rows: Iterable[Iterable[Any]]) -> list[Any]:
 
 
 def _texts(replies: Iterable[bytes]) -> list[str]:
-    return [reply.decode() for reply in replies]
+    """Texts, and ids of strangers that are not UTF-8: `_wire` sends them back as they came."""
+    return [reply.decode("utf-8", "surrogateescape") for reply in replies]
+
+
+def _wire(task_id: str) -> str | bytes:
+    return task_id if task_id.isascii() else task_id.encode("utf-8", "surrogateescape")
 
 
 def _popped(reply: Sequence[Any]) -> Popped:

@@ -1,6 +1,8 @@
 --[[
 Cancel tasks: at once where they wait, by asking their worker where they run.
 
+If the record of one is of a newer version, none is cancelled.
+
 KEYS
   1  meta
 ARGV
@@ -8,6 +10,7 @@ ARGV
   then task ids
 Moves: queued -> cancelled, scheduled -> cancelled, deferred -> cancelled, started -> started
 Returns: a status for each task: cancelled, asked, final (it had ended before), missing, corrupt
+Errors: SCHEMA
 Cost: O(log n) a task
 ]]
 --#include lib/key
@@ -17,6 +20,10 @@ Cost: O(log n) a task
 --#include lib/place
 --#include lib/spent
 local nonce = ARGV[1]
+local ids = { unpack(ARGV, 2) }
+
+local tasks, refusal = record.load_all(ids)
+if refusal then return refusal end
 
 key.first_write()
 local statuses = {}
@@ -37,9 +44,8 @@ local function cancel(t)
   return 'cancelled'
 end
 
-for i = 2, #ARGV do
-  local id, status = ARGV[i], 'missing'
-  local t = record.load(id)
+for _, id in ipairs(ids) do
+  local t, status = tasks[id], 'missing'
   if t and t.corrupt then
     if place.take_out_unread(t) then place.corrupt(id, t.user, t.queue) end
     status = 'corrupt'

@@ -11,8 +11,9 @@ ARGV
   3  result  JSON, '' for none or null
   4  ttl     of the result in milliseconds
 Moves: started -> finished, started -> cancelled
-Returns: a status for each task: finished, cancelled, already (a replay), stale (no longer held), corrupt
-Errors: WORKERGONE
+Returns: a status for each task: finished, cancelled, already (a replay), stale (no longer held), corrupt, or a
+  refusal of this one alone: the others do not wait for it
+Errors: WORKERGONE, SCHEMA
 Cost: O(log n) a task
 ]]
 --#include lib/key
@@ -31,8 +32,7 @@ key.first_write()
 local statuses, finished, ended = {}, {}, {}
 
 local function finish(t, result, ttl)
-  attempt.stop(t)
-  t.settled = t.fence
+  attempt.settle(t)
   ended[#ended + 1] = t.id
   if bit.band(t.flags, record.CANCEL_ASKED) ~= 0 then
     place.cancel(t)
@@ -57,7 +57,11 @@ for i = 2, #ARGV, 4 do
     status = attempt.corrupt(t, worker)
   else
     status = attempt.judge(t, w.handle, fence)
-    if status == 'held' then status = finish(t, result, ttl) end
+    if status == 'held' then
+      status = finish(t, result, ttl)
+    elseif status == 'newer' then
+      status = record.refusal(t).err
+    end
   end
   statuses[#statuses + 1] = status
 end

@@ -1,6 +1,8 @@
 --[[
 Renew a worker's lease, put back what it was given and does not know of, and answer with orders.
 
+A task whose record is of a newer version is left as it is: there is no order for it, and it is not put back.
+
 KEYS
   1  meta
 ARGV
@@ -44,16 +46,18 @@ for i = 4, #ARGV, 2 do
 end
 
 local claims, put_back = key.of('claims', worker), {}
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', claims, '-inf', claim)) do
-  if not held[id] and #put_back < PUT_BACK_AT_MOST then
-    put_back[#put_back + 1] = id
-    local t = record.load(id)
-    if t and t.corrupt then
-      attempt.corrupt(t, worker)
-    elseif t and t.state == state.STARTED and t.holder == w.handle then
-      attempt.release(t, 'unknown')
-    end
+local function put_back_unknown(id)
+  local t = record.load(id)
+  if t and t.newer then return end
+  put_back[#put_back + 1] = id
+  if t and t.corrupt then
+    attempt.corrupt(t, worker)
+  elseif t and t.state == state.STARTED and t.holder == w.handle then
+    attempt.release(t, 'unknown')
   end
+end
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', claims, '-inf', claim)) do
+  if not held[id] and #put_back < PUT_BACK_AT_MOST then put_back_unknown(id) end
 end
 if #put_back > 0 then
   redis.call('ZREM', claims, unpack(put_back))

@@ -1,6 +1,10 @@
 --[[
 Start up to n tasks on a worker, from the users whose turn it is (DESIGN section 7).
 
+A task whose record is of a newer version stays where it waits, for a newer fairqued, and those behind it are served. Where
+nothing else can be started the call is refused: it has started nothing, its number is not used up, and the bell is rung
+for a worker that can.
+
 KEYS
   1  meta
 ARGV
@@ -10,7 +14,7 @@ ARGV
   then the queues in order of preference
 Moves: queued -> started, queued -> failed, scheduled -> queued
 Returns: microseconds until the next SCHEDULED task is due (-1: none), then id and record of each task
-Errors: WORKERGONE, LATECLAIM
+Errors: WORKERGONE, LATECLAIM, SCHEMA
 Cost: O(log n) a task, and a bounded number of looks at users that are put back in order or parked
 ]]
 --#include lib/key
@@ -36,7 +40,7 @@ if claim == w.claim then
   local answer = { -1 }
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', key.of('claims', worker), claim, claim)) do
     local t = record.load_whole(id)
-    if t and not t.corrupt and t.state == state.STARTED and t.holder == w.handle then
+    if t and not t.corrupt and not t.newer and t.state == state.STARTED and t.holder == w.handle then
       answer[#answer + 1], answer[#answer + 2] = id, t.raw
     end
   end
@@ -44,32 +48,36 @@ if claim == w.claim then
 end
 
 key.first_write()
-redis.call('HSET', key.of('worker', worker), 'claim', claim)
-local answer, claimed, taken = {}, {}, {}
+local answer, claimed, taken, passed = {}, {}, {}, {}
 local count, looks = 0, 0
+local CRITICAL_FIRST, CRITICAL_LAST = { 'critical', 'waiting' }, { 'waiting', 'critical' }
 
-local function first_in(name, a, queue) return redis.call('ZPOPMIN', key.of(name, queue, a.user))[1] end
-
--- Take the user's next task out of a queue: the id, and whether it was CRITICAL. An account that was damaged may not
--- know of CRITICAL ones.
-local function next_id(a, queue)
-  local id = a.critical > 0 and first_in('critical', a, queue)
-  if id then return id, 1 end
-  id = first_in('waiting', a, queue)
-  if id then return id, 0 end
-  return first_in('critical', a, queue), 1
+-- Take the user's next task out of a queue: its id, its score, and the set it waited in. An account that was damaged may
+-- not know of CRITICAL ones.
+local function take_next(a, queue)
+  for _, set in ipairs(a.critical > 0 and CRITICAL_FIRST or CRITICAL_LAST) do
+    local first = redis.call('ZPOPMIN', key.of(set, queue, a.user))
+    if first[1] then return first[1], first[2], set end
+  end
 end
 
 -- The task to start; nil if it does not wait here. A record that names another user or queue is damaged.
 local function load(a, queue, id)
   local t = record.load_whole(id)
-  if not t or not t.corrupt and t.state ~= state.QUEUED then return nil end
+  if not t or t.newer then return t end
+  if not t.corrupt and t.state ~= state.QUEUED then return nil end
   if not t.corrupt and t.user == a.user and t.queue == queue then return t end
   place.corrupt(id, a.user, queue)
 end
 
-local function start(a, queue, rank, id, critical)
-  local t = load(a, queue, id)
+local function start(a, queue, rank, id, score, set)
+  local t, critical = load(a, queue, id), set == 'critical' and 1 or 0
+  if t and t.newer then
+    passed[#passed + 1] = { t = t, a = a, queue = queue, set = set, score = score }
+    looks = looks + 1
+    return
+  end
+  taken[queue] = (taken[queue] or 0) + 1
   if not t then
     account.leave(a, critical)
     looks = looks + 1
@@ -95,10 +103,9 @@ end
 -- Serve one user until its rank passes the next user's, then put it back where it now stands.
 local function serve(a, queue, rank, next_rank)
   while count < most and looks < LOOK_AT_MOST and rank <= next_rank and may_run(a) do
-    local id, critical = next_id(a, queue)
+    local id, score, set = take_next(a, queue)
     if not id then break end
-    taken[queue] = (taken[queue] or 0) + 1
-    start(a, queue, rank, id, critical)
+    start(a, queue, rank, id, score, set)
     rank = account.rank(a, has_critical(a, queue))
   end
   if redis.call('EXISTS', key.of('waiting', queue, a.user), key.of('critical', queue, a.user)) == 0 then
@@ -157,9 +164,15 @@ local function by_domain()
   return domains
 end
 
+local function put_back(p)
+  redis.call('ZADD', key.of(p.set, p.queue, p.a.user), p.score, p.t.id)
+  ready.stand(p.a, p.queue, has_critical(p.a, p.queue))
+end
+
 local _, next_due = promote.due(PROMOTE_AT_MOST)
 for _, domain_queues in ipairs(by_domain()) do serve_domain(domain_queues) end
 
+for _, p in ipairs(passed) do put_back(p) end
 for queue, number in pairs(taken) do place.less(queue, number) end
 if count > 0 then
   redis.call('ZADD', key.of('claims', worker), unpack(claimed))
@@ -167,10 +180,12 @@ if count > 0 then
 end
 account.flush()
 -- The marker was taken by one worker: while more is ready, wake the next.
-if count > 0 or looks >= LOOK_AT_MOST then
+if count > 0 or looks >= LOOK_AT_MOST or passed[1] then
   for _, queue in ipairs(queues) do
     if redis.call('EXISTS', key.of('ready', queue)) == 1 then bell.ring(queue) end
   end
 end
+if count == 0 and passed[1] then return record.refusal(passed[1].t) end
+redis.call('HSET', key.of('worker', worker), 'claim', claim)
 table.insert(answer, 1, next_due and math.max(0, next_due - clock.now) or -1)
 return answer

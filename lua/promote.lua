@@ -1,6 +1,8 @@
 --[[
 Let SCHEDULED tasks whose time has come wait for a worker.
 
+Those whose record is of a newer version stay, for a newer fairqued; at most as many are passed over as are promoted.
+
 KEYS
   1  meta
 ARGV

@@ -45,6 +45,10 @@ local function look_up(id, batch, tombstone)
   batch[id] = true
   local old = record.load(id)
   if not old and not tombstone then return nil end
+  if old and old.newer then
+    if if_exists == 'ignore' then return 'exists' end
+    return nil, nil, record.refusal(old)
+  end
   if (old and old.nonce or tombstone) == nonce or spent.knows(id, nonce) then return 'already' end
   if if_exists == 'ignore' then return 'exists' end
   local waits = old and not old.corrupt and string.find('qsd', old.state, 1, true)

@@ -1,5 +1,7 @@
 --[[
-Let FAILED and CANCELLED tasks run again, with a clean slate of failures.
+Let FAILED and CANCELLED tasks run again, with a clean slate of failures, crashes, losses and suspicion.
+
+If the record of one is of a newer version, none is revived.
 
 KEYS
   1  meta
@@ -9,6 +11,7 @@ ARGV
 Moves: failed -> queued, cancelled -> queued
 Returns: a status for each task: queued, already (a replay), refused (not FAILED or CANCELLED, or
   FAILED as corrupt), missing, corrupt
+Errors: SCHEMA
 Cost: O(log n) a task
 ]]
 --#include lib/key
@@ -19,6 +22,10 @@ Cost: O(log n) a task
 --#include lib/place
 --#include lib/spent
 local nonce = ARGV[1]
+local ids = { unpack(ARGV, 2) }
+
+local tasks, refusal = record.load_all(ids)
+if refusal then return refusal end
 
 key.first_write()
 local statuses = {}
@@ -32,15 +39,15 @@ local function retry(t)
   t.flags = bit.band(t.flags, bit.bnot(record.CANCEL_ASKED))
   t.reason, t.failures, t.suspicion, t.crashes, t.losses = 0, 0, 0, 0, 0
   t.nonce, t.due, t.ended_at = nonce, clock.now, 0
+  record.reveal(t)
   place.queue(t)
   record.save(t)
   redis.call('HINCRBY', key.of('counters'), 'revived', 1)
   return 'queued'
 end
 
-for i = 2, #ARGV do
-  local t = record.load(ARGV[i])
-  local status = 'missing'
+for _, id in ipairs(ids) do
+  local t, status = tasks[id], 'missing'
   if t then status = t.corrupt and 'corrupt' or retry(t) end
   statuses[#statuses + 1] = status
 end

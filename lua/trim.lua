@@ -1,6 +1,9 @@
 --[[
 Drop final tasks whose retention is over, by time and by count, and tombstones whose time is over.
 
+Tasks whose record is of a newer version stay, in their order, for a newer fairqued; they are looked at like others, so
+more than `most` of them in front keep the others behind them.
+
 KEYS
   1  meta
 ARGV
@@ -36,14 +39,21 @@ local function drop(id, t)
 end
 
 local function trim_list(name, age, keep)
-  local surplus, dropped = redis.call('LLEN', key.of(name)) - keep, 0
+  local surplus, dropped, newer = redis.call('LLEN', key.of(name)) - keep, 0, {}
   for _, id in ipairs(redis.call('LRANGE', key.of(name), 0, most - 1)) do
     local t = record.load(id)
-    if t and not t.corrupt and dropped >= surplus and t.ended_at + age > clock.now then break end
-    drop(id, t)
-    dropped = dropped + 1
+    if t and t.newer then
+      table.insert(newer, 1, id)
+    else
+      if t and not t.corrupt and dropped >= surplus and t.ended_at + age > clock.now then break end
+      drop(id, t)
+      dropped = dropped + 1
+    end
   end
-  if dropped > 0 then redis.call('LTRIM', key.of(name), dropped, -1) end
+  if dropped > 0 then
+    redis.call('LTRIM', key.of(name), dropped + #newer, -1)
+    if #newer > 0 then redis.call('LPUSH', key.of(name), unpack(newer)) end
+  end
   return dropped
 end
 
@@ -52,8 +62,11 @@ local function trim_set(name, age, keep)
   local ends = redis.call('ZRANGE', key.of(name), 0, most - 1, 'WITHSCORES')
   for i = 1, #ends, 2 do
     if #dropped >= surplus and ends[i + 1] + age > clock.now then break end
-    drop(ends[i], record.load(ends[i]))
-    dropped[#dropped + 1] = ends[i]
+    local t = record.load(ends[i])
+    if not (t and t.newer) then
+      drop(ends[i], t)
+      dropped[#dropped + 1] = ends[i]
+    end
   end
   if #dropped > 0 then redis.call('ZREM', key.of(name), unpack(dropped)) end
   return #dropped

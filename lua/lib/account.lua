@@ -3,6 +3,7 @@
 -- Accounts and domains are opened once a script, changed in memory, and written back by `account.flush`.
 --#include lib/key
 --#include lib/clock
+--#include lib/hidden
 --#include lib/meta
 --#include lib/limit
 local account = {
@@ -14,8 +15,8 @@ local account = {
 -- Neither NaN nor infinite: a damaged account must not stop the queue, so it is begun anew.
 local function is_number(x) return x - x == 0 end
 
--- The domain of a queue. Each queue is its own until queues can share one.
-function account.domain_of(queue) return queue end
+-- The domain of a queue: each is its own, together with the hidden one beside it.
+function account.domain_of(queue) return hidden.base(queue) end
 
 function account.domain(name)
   local d = account.domains[name]
@@ -37,6 +38,10 @@ local function read(a, raw)
   return is_number(a.v) and is_number(a.deposit) and is_number(a.estimate) and is_number(a.touched)
 end
 
+local function count(name, domain, user)
+  return redis.call('ZCARD', key.of(name, domain, user)) + redis.call('ZCARD', key.of(name, hidden.of(domain), user))
+end
+
 -- The account of a user in the domain of a queue, accrued to now.
 function account.of(queue, user)
   local domain = account.domain_of(queue)
@@ -50,8 +55,8 @@ function account.of(queue, user)
     account.accrue(a)
   else
     a.v, a.deposit, a.estimate, a.running = a.domain.clock, 0, account.FIRST_ESTIMATE, 0
-    a.critical = raw and redis.call('ZCARD', key.of('critical', queue, user)) or 0
-    a.waiting = a.critical + (raw and redis.call('ZCARD', key.of('waiting', queue, user)) or 0)
+    a.critical = raw and count('critical', domain, user) or 0
+    a.waiting = a.critical + (raw and count('waiting', domain, user) or 0)
   end
   account.opened[id] = a
   table.insert(account.order, a)
@@ -90,6 +95,12 @@ end
 local function change_running(a, by)
   a.running = math.max(0, a.running + by)
   account.deltas[a.user] = (account.deltas[a.user] or 0) + by
+end
+
+-- Put the number of a user's running tasks in this domain right; they may run again if they were parked for it.
+function account.set_running(a, running)
+  a.domain.open = math.max(0, a.domain.open + running - a.running)
+  a.running, a.may_unpark = running, a.limits.is_set
 end
 
 -- Charge the start of a waiting task: the deposit is topped up to cover what now runs. The least charge is a price and

@@ -4,25 +4,33 @@
 --#include lib/state
 --#include lib/record
 --#include lib/place
-local promote = {}
+local promote = { LOOK_AGAIN_AFTER = 1000000 }
 
--- Promote at most `most`. Returns how many, and when the next one is due (microseconds; nil when none waits).
+local function due(id, t)
+  redis.call('ZREM', key.of('scheduled'), id)
+  if t and t.corrupt then
+    place.corrupt(id, t.user, t.queue)
+  elseif t and t.state == state.SCHEDULED then
+    place.queue(t)
+    record.save(t)
+  end
+end
+
+-- Promote at most `most`. Returns how many, and when to look again: when the next one is due (microseconds; nil when none
+-- waits). Records of a newer version are passed over, at most `most`, and stay where newer sides meet them at once.
 function promote.due(most)
-  local promoted = 0
-  while promoted < most do
-    local head = redis.call('ZRANGE', key.of('scheduled'), 0, 0, 'WITHSCORES')
+  local promoted, passed = 0, 0
+  while promoted < most and passed < most do
+    local head = redis.call('ZRANGE', key.of('scheduled'), passed, passed, 'WITHSCORES')
     if not head[1] then return promoted, nil end
     if tonumber(head[2]) > clock.now then return promoted, tonumber(head[2]) end
-    local id = head[1]
-    redis.call('ZREM', key.of('scheduled'), id)
-    local t = record.load(id)
-    if t and t.corrupt then
-      place.corrupt(id, t.user, t.queue)
-    elseif t and t.state == state.SCHEDULED then
-      place.queue(t)
-      record.save(t)
+    local t = record.load(head[1])
+    if t and t.newer then
+      passed = passed + 1
+    else
+      due(head[1], t)
+      promoted = promoted + 1
     end
-    promoted = promoted + 1
   end
-  return promoted, clock.now
+  return promoted, promoted > 0 and clock.now or clock.now + promote.LOOK_AGAIN_AFTER
 end

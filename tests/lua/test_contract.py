@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 
 from fairqued.assets import names
+from fairqued.doctor.snapshot import ACCOUNT_FORMAT, DEFAULT_HEAD_STARTS_US, DOMAIN_FORMAT
 from fairqued.errors import REFUSALS, ScriptError
 from fairqued.keys import KEY_TABLE
-from fairqued.record import HEADER, STATE_CODES, reason_number
+from fairqued.record import HEADER, SCHEMA_VERSION, STATE_CODES, reason_number
 from fairqued.scripts import NAMES, assemble
 from fairqued.state import ALLOWED_MOVES, FINAL_STATES, Reason, TaskState
 from tests.support import lua_source
 from tests.support.contract import contracts
 from tests.support.simclock import Mutation, read_shipped
-from tests.support.snapshot import ACCOUNT_FORMAT, DEFAULT_HEAD_STARTS_US, DOMAIN_FORMAT
 from tests.support.world import World
 
 each_script = pytest.mark.parametrize("name", NAMES)
@@ -96,7 +96,7 @@ def test_arguments_are_bound_to_names_at_the_top(name: str) -> None:
 def test_includes_take_no_arguments(name: str) -> None:
     text = lua_source.without_comments(lua_source.libraries()[name])
     assert "ARGV" not in text
-    assert re.findall(r"KEYS\S*", text) == (["KEYS[1],"] if name == "lib/key" else [])
+    assert re.findall(r"\bKEYS\S*", text) == (["KEYS[1],"] if name == "lib/key" else [])
 
 
 @each_library
@@ -205,12 +205,12 @@ local t = {{ state = ARGV[1], nonce = ARGV[17] }}
 {"; ".join(f"t.{name} = tonumber(ARGV[{i}])" for i, name in numbers)}
 return {{ record.header(t) }}"""
     packed = evaluate(world, text, *(repr(each) if isinstance(each, float) else each for each in values))[0]
-    assert HEADER.unpack(packed) == (b"F", 1, *values)
+    assert HEADER.unpack(packed) == (b"F", SCHEMA_VERSION, *values)
 
 
 @pytest.mark.parametrize("values", EXAMPLES)
 def test_header_is_packed_by_python_and_read_by_lua(world: World, values: tuple[bytes | int | float, ...]) -> None:
-    raw = HEADER.pack(b"F", 1, *values) + b"abc"
+    raw = HEADER.pack(b"F", SCHEMA_VERSION, *values) + b"abc"
     numbers = [f"string.format('%.17g', t.{name})" for name in FIELDS if name not in ("state", "nonce")]
     text = f"""
 --#include lib/record
@@ -222,8 +222,8 @@ return {{ t.state, t.nonce, {", ".join(numbers)} }}"""
 
 
 def test_reasons_are_numbered_as_in_python(world: World) -> None:
-    text = "--#include lib/place\nreturn { place.CORRUPT, place.LOST }"
-    assert evaluate(world, text) == [reason_number(Reason.CORRUPT), reason_number(Reason.LOST)]
+    text = "--#include lib/place\nreturn { place.POISONED, place.LOST, place.CORRUPT }"
+    assert evaluate(world, text) == [reason_number(each) for each in (Reason.POISONED, Reason.LOST, Reason.CORRUPT)]
 
 
 def test_default_head_starts_are_those_of_the_design(world: World) -> None:

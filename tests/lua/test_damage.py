@@ -8,6 +8,7 @@ import pytest
 
 from fairqued.record import HEADER
 from fairqued.state import Priority, Reason, TaskState
+from tests.support.simclock import Mutation
 from tests.support.world import SimulatedWorker, World, limits
 
 Damage = Callable[[bytes], bytes]
@@ -173,16 +174,57 @@ def test_a_started_one_gives_its_slot_back(
 
 @pytest.mark.parametrize("end", [ends_by_finish, ends_by_fail, ends_by_reclaim, ends_by_heartbeat])
 @pytest.mark.parametrize("name", TELLS_NOT_WHOSE)
-def test_a_started_one_that_does_not_tell_whose_it_was_keeps_a_slot(
-    damaged_world: World, name: str, end: Callable[[World, SimulatedWorker], None]
+def test_a_started_one_that_does_not_tell_whose_it_was_gives_its_slot_back_with_the_next_tick(
+    world: World, worker: SimulatedWorker, name: str, end: Callable[[World, SimulatedWorker], None]
 ) -> None:
-    worker = damaged_world.worker()
-    damaged_world.push("bad", "c")
+    world.limit({"alice": limits(max_running=2)})
+    world.push("bad", "c", "next1", "next2")
     worker.pop(2)
-    damage_record(damaged_world, "bad", UNREADABLE[name])
-    end(damaged_world, worker)
-    assert_corrupt(damaged_world, "bad")
-    assert [finding.split()[0] for finding in damaged_world.fsck()] == ["account", "running:"]
+    damage_record(world, "bad", UNREADABLE[name])
+    end(world, worker)
+    assert_corrupt(world, "bad")
+    assert [finding.split()[0] for finding in world.fsck()] == ["account", "running:"]
+    world.tick("w")
+    assert world.fsck() == []
+    assert len(world.worker("other").pop(4)) == 2
+
+
+def test_a_started_one_that_names_somebody_else_costs_nobody_a_slot(world: World, worker: SimulatedWorker) -> None:
+    world.push("bad", "c")
+    world.push("d", "e", user="carol")
+    world.push("f", user="carol", queue="mail")
+    worker.pop(5, ["default", "mail"])
+    damage_record(world, "bad", lambda raw: b"X" + raw[1:].replace(b"alice", b"carol"))
+    assert worker.finish("bad") == ["corrupt"]
+    assert world.snapshot().numbers("running") == {"alice": 2, "carol": 2}
+    world.tick("w")
+    assert world.snapshot().numbers("running") == {"alice": 1, "carol": 3}
+    assert worker.finish("c", "d", "e", "f") == ["finished"] * 4
+
+
+def test_what_else_cannot_be_read_does_not_mislead_the_count(world: World, worker: SimulatedWorker) -> None:
+    world.push("bad", "worse", "c")
+    world.push("d", user="bob")
+    worker.pop(4)
+    damage_record(world, "bad", UNREADABLE["one byte"])
+    damage_record(world, "worse", UNREADABLE["cut in its user"])
+    worker.finish("bad")
+    world.tick("w")
+    assert worker.finish("worse", "c", "d") == ["corrupt", "finished", "finished"]
+    world.tick("w")
+
+
+def test_a_count_that_would_take_too_long_is_left_to_fsck(redis_url: str, namespace: str) -> None:
+    world = World(redis_url, namespace, Mutation("lib/recount", "AT_MOST = 2000", "AT_MOST = 2"))
+    world.push("bad", "c", "d", "e")
+    worker = world.worker()
+    worker.pop(4)
+    damage_record(world, "bad", UNREADABLE["one byte"])
+    worker.finish("bad")
+    world.tick("w")
+    assert world.snapshot().numbers("running") == {"alice": 4}
+    assert "recount" not in world.snapshot().hash("meta")
+    world.close()
 
 
 @each_damage

@@ -7,9 +7,9 @@ from struct import pack
 
 import pytest
 
+from fairqued.doctor.fsck import CHECKS
+from fairqued.doctor.snapshot import ACCOUNT_FORMAT
 from fairqued.state import Priority
-from tests.support.fsck import CHECKS
-from tests.support.snapshot import ACCOUNT_FORMAT
 from tests.support.world import World, limits
 
 Damage = Callable[[World], object]
@@ -68,6 +68,8 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "no end": (change_record("failed", 49, pack("<d", 0.0)), "task failed is failed, its end is 0"),
     "holder of a waiting one": (change_record("queued", 21, b"\x01"), "task queued is queued, its holder is 1"),
     "reason of a waiting one": (change_record("queued", 5, b"\x01"), "task queued is queued, its reason is error"),
+    "hidden without cause": (change_record("queued", 3, b"\x08"), "task queued is hidden, its suspicion is 0"),
+    "hidden in vain": (change_record("scheduled", 3, b"\x08"), "task scheduled is scheduled, but still hidden"),
     "settled too far": (change_record("queued", 17, b"\x09"), "fence 9 is settled, but the last one given is 0"),
     "lease gone": (command("ZREM", "workers", "other"), "worker other is registered, but has no lease"),
     "worker gone": (command("DEL", "worker:other"), "worker other has a lease, but is not registered"),
@@ -81,8 +83,10 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "account of nobody": (command("HSET", "account:default", "eve", ACCOUNT), "(9, 9, 9), expected (0, 0, 0)"),
     "account damaged": (command("HSET", "account:default", "eve", NAN_ACCOUNT), "account of eve in default is damaged"),
     "account gone": (command("HDEL", "account:default", "bob"), "(0, 0, 0), expected (0, 1, 1)"),
-    "running miscounts": (command("HSET", "running", "alice", 7), "running: {'alice': 7}, expected {'alice': 2}"),
-    "depth miscounts": (command("HSET", "depth", "default", 7), "depth: {'default': 7}, expected {'default': 3}"),
+    "account cut": (command("HSET", "account:default", "eve", "x"), "That cannot be told: error: unpack requires"),
+    "running is text": (command("HSET", "running", "eve", "x"), "That cannot be told: ValueError: invalid literal"),
+    "running miscounts": (command("HSET", "running", "alice", 7), "running: alice has 7, expected 2"),
+    "depth miscounts": (command("HSET", "depth", "default", 7), "depth: default has 7, expected 3"),
     "domain miscounts": (command("HSET", "domains", "default", pack("<ddI", 0, 1e18, 77)), "counts 77 open tasks"),
     "largest V is not": (command("HSET", "domains", "default", pack("<ddI", 0, -1e18, 5)), "V is above the largest"),
     "domain gone": (command("HDEL", "domains", "default"), "domain default has accounts, but no clock"),
@@ -92,7 +96,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "ready too late": (command("ZADD", "ready:default", "1e17", "alice"), "user alice stands at 1e+17 in"),
     "parked unlisted": (command("SREM", "parked", "paused"), "parked users are ['paused'], listed are []"),
     "parked for nothing": (command("DEL", "limits"), "user paused is parked, but may run"),
-    "idle for nothing": (command("ZADD", "idle:default", 5, "alice"), "idle users of default: {'alice': 5.0}"),
+    "idle for nothing": (command("ZADD", "idle:default", 5, "alice"), "idle:default: alice has 5.0, expected none"),
     "counter is off": (command("HINCRBY", "counters", "enqueued", 1), "by the counters it should be 7"),
     "more ends than starts": (command("HINCRBY", "counters", "started", -5), "more attempts ended than were started"),
     "tombstone without time": (command("DEL", "tombstones_due"), "tombstones without a time, or the reverse"),
@@ -118,7 +122,9 @@ def test_fsck_changes_nothing(busy: World) -> None:
 
 def test_every_check_finds_something_in_these_tests(busy: World) -> None:
     silent = set(CHECKS)
-    for damage, _ in DAMAGES.values():
+    for damage, finding in DAMAGES.values():
+        if "cannot be told" in finding:
+            continue
         dump = {key: busy.client.dump(key) for key in busy.client.scan_iter(match=busy.key("*"))}
         damage(busy)
         snapshot = busy.snapshot()

@@ -94,7 +94,7 @@ def test_masters_go_on(full: FullableWorld) -> None:
     worker.finish("t0")
     full.let_pass(3)
     assert full.store.promote() == (1, None)
-    assert full.tick("w") == (True, 0, [])
+    assert full.tick("w") == (True, 0, [], [])
     full.let_pass(4)
     full.tick()
     assert full.trim(finished=(1, FOREVER_US)) == (1, 0)
@@ -103,7 +103,7 @@ def test_masters_go_on(full: FullableWorld) -> None:
 def test_a_lost_worker_is_reclaimed(full: FullableWorld) -> None:
     full.worker(lease_us=1_000_000).pop(2)
     full.let_pass(2)
-    assert full.tick() == (True, 2, ["w"])
+    assert full.tick() == (True, 2, ["w"], [])
 
 
 def test_settings_can_be_applied(full: FullableWorld) -> None:

@@ -61,7 +61,7 @@ def test_reclaim_goes_on_where_it_stopped(world: World, worker: SimulatedWorker)
 
 def test_tick_ends_a_reclaim_that_was_cut_short(world: World, worker: SimulatedWorker) -> None:
     world.store.reclaim("w", "death", most=1)
-    assert world.tick() == (True, 1, ["w"])
+    assert world.tick() == (True, 1, ["w"], [])
 
 
 def test_a_late_copy_of_a_reclaim_harms_nobody(world: World, worker: SimulatedWorker) -> None:
@@ -179,9 +179,9 @@ def tick_for(world: World, seconds: float, *living: str) -> list[str]:
     dead = []
     for _ in range(int(seconds)):
         world.clock.advance(1)
-        judged, _, gone = world.tick(*living)
-        assert judged
-        dead += gone
+        tick = world.tick(*living)
+        assert tick.judged
+        dead += tick.dead
     return dead
 
 
@@ -204,7 +204,7 @@ def test_a_master_cannot_vouch_for_one_who_is_not_registered(world: World) -> No
 
 def test_a_master_cannot_vouch_for_the_dead(world: World, worker: SimulatedWorker) -> None:
     world.store.reclaim("w", "death", most=1)
-    assert world.tick("w") == (True, 1, ["w"])
+    assert world.tick("w") == (True, 1, ["w"], [])
 
 
 def test_a_worker_that_heartbeats_needs_no_master(world: World, worker: SimulatedWorker) -> None:
@@ -216,7 +216,7 @@ def test_a_worker_that_heartbeats_needs_no_master(world: World, worker: Simulate
 def test_after_a_silence_nobody_is_judged(world: World, worker: SimulatedWorker) -> None:
     world.tick()
     world.clock.advance(10 * LEASE_SECONDS)
-    assert world.tick() == (False, 0, [])
+    assert world.tick() == (False, 0, [], [])
     assert tick_for(world, LEASE_SECONDS - 1) == []
     assert tick_for(world, 1) == ["w"]
 
@@ -225,14 +225,14 @@ def test_after_a_silence_nobody_is_judged(world: World, worker: SimulatedWorker)
 def test_how_long_a_silence_may_last(world: World, seconds: float, *, judged: bool) -> None:
     world.tick()
     world.clock.advance(seconds)
-    assert world.tick()[0] is judged
+    assert world.tick().judged is judged
 
 
 def test_a_clock_that_jumps_back_is_a_silence(world: World, worker: SimulatedWorker) -> None:
     world.clock.advance(100)
     world.tick()
     world.clock.advance(-100)
-    assert world.tick() == (False, 0, [])
+    assert world.tick() == (False, 0, [], [])
 
 
 def test_a_silence_does_not_revive_the_dead(world: World, worker: SimulatedWorker) -> None:
@@ -241,7 +241,7 @@ def test_a_silence_does_not_revive_the_dead(world: World, worker: SimulatedWorke
     world.clock.advance(10 * SILENCE_SECONDS)
     world.tick()
     world.clock.advance(1)
-    assert world.tick() == (True, 1, ["w"])
+    assert world.tick() == (True, 1, ["w"], [])
 
 
 def test_tick_puts_back_no_more_than_it_may(world: World) -> None:
@@ -249,11 +249,11 @@ def test_tick_puts_back_no_more_than_it_may(world: World) -> None:
     for name in ("w1", "w2"):
         world.worker(name, lease_us=1_000_000).pop(3)
     world.clock.advance(2)
-    assert world.tick(most=4) == (True, 4, ["w1", "w2"])
-    assert world.tick(most=4) == (True, 2, ["w2"])
+    assert world.tick(most=4) == (True, 4, ["w1", "w2"], [])
+    assert world.tick(most=4) == (True, 2, ["w2"], [])
 
 
 def test_a_late_copy_of_a_tick_kills_no_living_worker(world: World, worker: SimulatedWorker) -> None:
     tick_for(world, 20, "w")
-    assert world.tick() == (True, 0, [])
+    assert world.tick() == (True, 0, [], [])
     assert world.state("a") is TaskState.STARTED

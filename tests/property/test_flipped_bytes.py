@@ -1,10 +1,15 @@
-"""Whatever bytes are flipped or cut off in what Redis holds: no script fails, and all other tasks are run (G13)."""
+"""Whatever bytes are flipped or cut off in what Redis holds: no script fails, and all other tasks are run (G13).
+
+A version that was flipped upwards cannot be told from a newer one: calls for that task are refused.
+"""
 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -46,7 +51,8 @@ class Wound:
 
 
 places = st.sampled_from([(key, name) for key, names in FIELDS.items() for name in names])
-flips = st.lists(st.tuples(st.integers(0, 85), st.integers(1, 255)), max_size=4).map(tuple)
+positions = st.sampled_from([*range(86), *[1] * 9])  # often the version
+flips = st.lists(st.tuples(positions, st.integers(1, 255)), max_size=4).map(tuple)
 cuts = st.sampled_from([0, 0, 1, 8, 40, 80])
 wounds = st.lists(
     st.builds(lambda place, flips, cut: Wound(place[0], place[1], flips, cut), places, flips, cuts),
@@ -73,17 +79,26 @@ def fill(world: World) -> SimulatedWorker:
     return worker
 
 
+def unless_refused(call: Callable[..., list[str]], *args: Any) -> list[str]:
+    """What a call answers; nothing if it meets what seems to be a newer record."""
+    try:
+        return call(*args)
+    except SchemaTooNew:
+        return []
+
+
 def use_every_script(world: World, worker: SimulatedWorker) -> None:
     ids = FIELDS["task"]
     held = [task_id for task_id in ids if task_id.endswith("started")]
     world.store.stats(10)
     world.store.promote(2)
     worker.heartbeat(*held[1:])
-    world.store.cancel([f"{USERS[0]}-delayed", f"{USERS[1]}-urgent"])
+    unless_refused(world.store.cancel, [f"{USERS[0]}-delayed", f"{USERS[1]}-urgent"])
     worker.finish(held[1])
     worker.fail(held[2])
-    worker.retry(*worker.pop(2))
-    world.store.retry(world.nonce(), [task_id for task_id in ids if task_id.endswith(("cancelled", "failed"))])
+    worker.retry(*unless_refused(worker.pop, 2))
+    ended = [task_id for task_id in ids if task_id.endswith(("cancelled", "failed"))]
+    unless_refused(world.store.retry, world.nonce(), ended)
     world.push("new", user=USERS[0])
     world.limit({})
     world.tick("w")
@@ -94,7 +109,7 @@ def drain(world: World) -> None:
     worker = world.worker("last")
     for _ in range(20):
         world.clock.advance(1)
-        worker.finish(*worker.pop(9))
+        worker.finish(*unless_refused(worker.pop, 9))
         world.tick("last")
 
 

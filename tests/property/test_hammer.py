@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.fsck import fsck
+from fairqued.doctor.fsck import fsck
 from tests.support.hammer import NAMESPACE, Hammer, names_left
 from tests.support.hammer_evidence import gather
 from tests.support.hammer_nursery import Nursery

@@ -8,18 +8,27 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from tests.support.machine import machine_on
 from tests.support.servers import RedisServer, newest_binary
-from tests.support.simclock import Mutation
+from tests.support.simclock import Mutation, simulated_scripts
 
 BROKEN = {
-    "pop raises no fence": Mutation("pop", "t.fence + 1, t.attempts + 1", "t.fence, t.attempts + 1"),
-    "pop takes a user's last task": Mutation(
-        "pop", "redis.call('ZPOPMIN', key.of(name", "redis.call('ZPOPMAX', key.of(name"
-    ),
+    "pop raises no fence": Mutation("pop", "= t.fence + 1, math.min", "= t.fence, math.min"),
+    "pop takes a user's last task": Mutation("pop", "redis.call('ZPOPMIN'", "redis.call('ZPOPMAX'"),
     "pop serves one user for ever": Mutation("pop", " and rank <= next_rank and", " and"),
     "pop claims again when repeated": Mutation("pop", "if claim == w.claim then", "if false then"),
     "running tasks cost nothing": Mutation("lib/account", "    account.accrue(a)\n", "\n"),
-    "finish may be repeated": Mutation("finish", "  t.settled = t.fence\n", "\n"),
+    "finish may be repeated": Mutation("lib/attempt", "t.settled, t.suspicion = t.fence, 0", "t.suspicion = 0"),
     "tick judges after a silence": Mutation("tick", "math.abs(clock.now - last) <= silence", "true"),
+    "tick sees no hidden work": Mutation("tick", "key.of('ready', hidden.of(queue))", "key.of('ready', queue)"),
+    "one death hides": Mutation("lib/attempt", "MOST_SUSPICION = 2", "MOST_SUSPICION = 1"),
+    "two deaths hide nothing": Mutation("lib/attempt", "then record.hide(t) end", "then end"),
+    "the hidden pay elsewhere": Mutation("lib/account", "return hidden.base(queue)", "return queue"),
+    "finish leaves suspicion": Mutation("lib/attempt", "t.settled, t.suspicion = t.fence, 0", "t.settled = t.fence"),
+    "a retried task stays hidden": Mutation("lib/attempt", "  record.reveal(t)\n", "\n"),
+    "retry leaves crashes": Mutation("retry", "t.crashes, t.losses = 0, 0, 0, 0, 0", "t.losses = 0, 0, 0, 0"),
+    "one crash more is allowed": Mutation("lib/attempt", "t.crashes >= terms.max", "t.crashes > terms.max"),
+    "a crash charges the innocent": Mutation("lib/attempt", "why == 'crash' then\n    t.c", "why then\n    t.c"),
+    "wills are not read": Mutation("lib/attempt", "    if will then\n", "    if false then\n"),
+    "wills of any fence count": Mutation("reclaim", "wills[fence .. ':' .. id]", "wills['1:' .. id]"),
 }
 
 
@@ -34,6 +43,7 @@ def test_model_notices_a_broken_script(mutation: Mutation, mutants_server: Redis
         max_examples=300, stateful_step_count=50, deadline=None, derandomize=True, database=None, print_blob=False,
         phases=[Phase.generate], suppress_health_check=list(HealthCheck),
     )  # fmt: skip
+    simulated_scripts(mutation)  # there is something to notice
     with pytest.raises((AssertionError, ExceptionGroup)):
         run_state_machine_as_test(machine_on(mutants_server.url, mutation), settings=quick)
 

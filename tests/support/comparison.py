@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from fairqued.doctor.snapshot import Account, Snapshot
 from fairqued.record import Record
 from tests.support import fair_model
 from tests.support.model import TIE_US, Model
 from tests.support.model_state import ModelTask, Place
-from tests.support.snapshot import Account, Snapshot
 
 
 def compare(model: Model, snapshot: Snapshot) -> None:
@@ -33,8 +33,8 @@ def compare(model: Model, snapshot: Snapshot) -> None:
 def _of_record(task: Record, handles: dict[int, str]) -> tuple[Any, ...]:
     return (
         task.state, task.user_id, task.queue, task.priority, task.due, task.nonce, task.fence, task.settled,
-        task.attempts, task.failures, task.suspicion, task.losses, task.cancel_asked, task.reason,
-        handles.get(task.holder, "gone") if task.holder else "", task.ended_at,
+        task.attempts, task.failures, task.suspicion, task.crashes, task.losses, task.is_hidden, task.cancel_asked,
+        task.reason, task.error, handles.get(task.holder, "gone") if task.holder else "", task.ended_at,
     )  # fmt: skip
 
 
@@ -42,8 +42,8 @@ def _of_model(task: ModelTask, model: Model) -> tuple[Any, ...]:
     worker = task.worker if task.worker in model.workers or not task.worker else "gone"
     return (
         task.state, task.new.user_id, task.new.queue, task.new.priority, task.due, task.nonce, task.fence,
-        task.settled, task.attempts, task.failures, task.suspicion, task.losses, task.cancel_asked, task.reason,
-        worker, task.ended_at,
+        task.settled, task.attempts, task.failures, task.suspicion, task.crashes, task.losses, task.is_hidden,
+        task.cancel_asked, task.reason, task.error, worker, task.ended_at,
     )  # fmt: skip
 
 

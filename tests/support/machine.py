@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
+import itertools
 import uuid
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from fairqued.doctor.fsck import findings
+from fairqued.doctor.snapshot import Snapshot
 from fairqued.errors import FairquedError
+from fairqued.keys import hidden_queue
 from fairqued.record import Record, reason_number
 from fairqued.state import Priority, Reason, TaskState
 from fairqued.store import Ended, Exchanged, Finished, NewTask, Popped
 from tests.support.comparison import compare
 from tests.support.contract import reachable_moves
-from tests.support.fsck import findings
 from tests.support.model import Model
 from tests.support.simclock import Mutation
-from tests.support.snapshot import Snapshot
 from tests.support.world import DEDUP_OWN_US, DEDUP_US, FOREVER_US, LEASE_US, SILENCE_US, World, limits, new_task
 
 USERS, QUEUES = ("alice", "bob", "acme/carol"), ("default", "mail")
+HIDDEN_QUEUES = tuple(hidden_queue(queue) for queue in QUEUES)
 IDS = tuple(f"t{number}" for number in range(5))
 MILLISECOND, SECOND, DAY = 1_000, 1_000_000, 86_400_000_000
 MOST_WORKERS = 3
 
 delays = st.sampled_from([0, MILLISECOND, SECOND, 30 * SECOND, 200 * SECOND])
 durations = st.sampled_from([0, MILLISECOND, 20 * MILLISECOND, 300 * MILLISECOND, SECOND, 4 * SECOND, 16 * SECOND, DAY])
-queue_lists = st.sampled_from([("default",), ("mail",), ("default", "mail"), ("mail", "default")])
+queue_lists = st.sampled_from([("default",), ("mail",), QUEUES, ("mail", "default"), HIDDEN_QUEUES])
+reasons_of_reclaim = st.sampled_from(["death", "death", "crash", "lost", "drain"])
 numbers_of_tasks = st.sampled_from([1, 1, 2, 3, 8])
 numbers_of_new_tasks = st.dictionaries(
     st.tuples(st.sampled_from(USERS), st.sampled_from(QUEUES)), st.integers(1, 3), max_size=3
@@ -77,6 +82,7 @@ class Call:
 
     method: str
     args: tuple[Any, ...]
+    options: Mapping[str, Any]
 
     @property
     def scripts(self) -> tuple[str, ...]:
@@ -179,16 +185,36 @@ class QueueMachine(RuleBasedStateMachine):
 
     # What masters do
 
-    @rule(
-        number=st.integers(1, 100), why=st.sampled_from(["death", "lost", "drain"]), most=st.sampled_from([1, 2, 500])
-    )
-    def reclaim(self, number: int, why: str, most: int) -> None:
-        self.call("reclaim", f"w{1 + number % self.workers}", why, most)
+    @rule(data=st.data(), why=reasons_of_reclaim, most=st.sampled_from([1, 2, 500]))
+    def reclaim(self, data: st.DataObject, why: str, most: int) -> None:
+        worker = data.draw(st.sampled_from([*sorted(self.model.workers), f"w{self.workers}", "w1"]))
+        self.bury(worker, why, data.draw(st.integers(1, 3)), self.draw_wills(data, worker), most)
+
+    @rule(data=st.data(), whys=st.lists(reasons_of_reclaim, min_size=1, max_size=4), queues=queue_lists)
+    def workers_die_one_after_the_other(self, data: st.DataObject, whys: list[str], queues: tuple[str, ...]) -> None:
+        """Each fetches what the one before it left; then what failed is revived."""
+        for why in whys:
+            self.start_worker()
+            worker = f"w{self.workers}"
+            self.call("exchange", worker, [], [], 1, data.draw(numbers_of_tasks), queues)
+            self.bury(worker, why, 2, self.draw_wills(data, worker))
+        failed = sorted(task.task_id for task in self.model.tasks.values() if task.state is TaskState.FAILED)
+        self.call("retry", self.world.nonce(), failed)
+
+    def draw_wills(self, data: st.DataObject, worker: str) -> list[Ended]:
+        """Wills for some of what a worker holds or once held, perhaps of an attempt before."""
+        grants = [(task_id, fence) for of, task_id, fence in self.grants if of == worker]
+        drawn = data.draw(st.lists(st.sampled_from(grants), max_size=2, unique=True)) if grants else []
+        older = data.draw(st.sampled_from([0, 0, 1]))
+        return [will for task_id, fence in drawn for will in data.draw(completions([(task_id, fence - older)]))[1]]
+
+    def bury(self, worker: str, why: str, max_crashes: int, wills: Sequence[Ended] = (), most: int = 500) -> None:
+        self.call("reclaim", worker, why, most, max_crashes=max_crashes, error=b'{"type":"Crash"}', wills=wills)
 
     @rule(data=st.data(), most=st.sampled_from([1, 500]))
     def tick(self, data: st.DataObject, most: int) -> None:
         living = [worker for worker in sorted(self.model.workers) if data.draw(st.booleans())]
-        self.call("tick", LEASE_US, SILENCE_US, living, most)
+        self.call("tick", LEASE_US, SILENCE_US, living, QUEUES, most)
 
     @rule(
         finished=st.tuples(st.sampled_from([SECOND, FOREVER_US]), st.sampled_from([0, 1, FOREVER_US])),
@@ -218,8 +244,8 @@ class QueueMachine(RuleBasedStateMachine):
 
     # One call on both sides
 
-    def call(self, method: str, *args: Any) -> None:
-        self.past.append(Call(method, args))
+    def call(self, method: str, *args: Any, **options: Any) -> None:
+        self.past.append(Call(method, args, options))
         self.make(self.past[-1])
 
     def make(self, call: Call) -> None:
@@ -276,13 +302,14 @@ class QueueMachine(RuleBasedStateMachine):
         """Whatever has happened: what was accepted ends, and is completed once."""
         self.call("configure", self.world.nonce().hex(), {}, {})
         for number in range(self.workers):
-            self.call("reclaim", f"w{number + 1}", "death", 500)
+            self.bury(f"w{number + 1}", "death", max_crashes=1)
         self.start_worker()
         worker = f"w{self.workers}"
+        queues = itertools.cycle([QUEUES, HIDDEN_QUEUES])
         while any(not task.state.is_final for task in self.model.tasks.values()):
             self.world.clock.set(self.world.clock.now + DAY)
             finished = [Finished(t.task_id, t.fence, b"1", 1000) for t in self.model.held(worker)]
-            self.call("exchange", worker, finished, [], self.model.workers[worker].claim + 1, 500, QUEUES)
+            self.call("exchange", worker, finished, [], self.model.workers[worker].claim + 1, 500, next(queues))
         finished_lives = {t.life for t in self.model.tasks.values() if t.state is TaskState.FINISHED}
         assert finished_lives <= self.completions.keys()
         assert set(self.completions.values()) <= {1}
@@ -290,17 +317,17 @@ class QueueMachine(RuleBasedStateMachine):
 
     def purge(self) -> None:
         """Once all tasks are gone, nothing of them or their users is left."""
-        self.call("reclaim", f"w{self.workers}", "drain", 500)
+        self.bury(f"w{self.workers}", "drain", max_crashes=1)
         self.world.clock.set(self.world.clock.now + DAY)
         self.call("trim", (0, 0), (0, 0), DEDUP_US, DEDUP_OWN_US, 500)
-        self.call("tick", LEASE_US, SILENCE_US, [], 500)
+        self.call("tick", LEASE_US, SILENCE_US, [], QUEUES, 500)
         left = {key for key in self.world.key_names() if not key.startswith(("bell:", "spent:"))}
         assert left <= {"meta", "counters"}
 
 
 def _answer(side: Any, call: Call) -> Any:
     try:
-        return getattr(side, call.method)(*call.args)
+        return getattr(side, call.method)(*call.args, **call.options)
     except FairquedError as refusal:
         return type(refusal)
 

@@ -13,11 +13,11 @@ from typing import Any
 import orjson
 
 from fairqued.errors import DuplicateTask, FairquedError, LateClaim, WorkerGone
-from fairqued.record import reason_number
+from fairqued.keys import base_queue, hidden_queue
 from fairqued.state import FINAL_STATES, Reason, TaskState
-from fairqued.store import Ended, Finished, NewTask
+from fairqued.store import Ended, Finished, NewTask, Tick
 from tests.support.fair_model import DEFAULT_LEAD_US
-from tests.support.model_state import ModelState, ModelTask, ModelWorker
+from tests.support.model_state import ModelState, ModelTask, ModelWorker, Terms
 
 PROMOTED_BY_POP, PUT_BACK_BY_HEARTBEAT, JUDGED_BY_TICK = 16, 100, 10
 TIE_US = 16.0
@@ -106,7 +106,8 @@ class Model(ModelState):
         self.spent.add((task_id, task.nonce))
         task.nonce, task.due, task.ended_at = nonce, self.now, 0.0
         task.cancel_asked, task.reason = False, None
-        task.failures = task.suspicion = task.losses = 0
+        task.failures = task.suspicion = task.crashes = task.losses = 0
+        task.is_hidden = False
         self._queue(task)
         return "queued"
 
@@ -166,12 +167,7 @@ class Model(ModelState):
         if status != "held":
             return status
         task = self.tasks[task_id]
-        self._stop(task)
-        task.settled = task.fence
-        if task.cancel_asked:
-            self._end(task, TaskState.CANCELLED)
-        else:
-            end(task)
+        end(task)
         return task.state.value
 
     def _judge(self, worker: str, task_id: str, fence: int) -> str:
@@ -181,19 +177,10 @@ class Model(ModelState):
         return "already" if task and 0 < fence == task.settled else "stale"
 
     def _finish(self, task: ModelTask) -> None:
-        self._end(task, TaskState.FINISHED)
-        self.finished.append(task.task_id)
-
-    def _fail(self, task: ModelTask, ended: Ended) -> None:
-        if ended.what == "fail":
-            task.failures += 1
-            self._end(task, TaskState.FAILED, next(r for r in Reason if reason_number(r) == ended.number))
-            return
-        if ended.what == "hand_back":
-            task.attempts = max(0, task.attempts - 1)
-        else:
-            task.failures += 1
-        task.state, task.worker, task.due = TaskState.SCHEDULED, "", self.now + ended.number
+        self._settle(task)
+        self._end(task, TaskState.CANCELLED if task.cancel_asked else TaskState.FINISHED)
+        if task.state is TaskState.FINISHED:
+            self.finished.append(task.task_id)
 
     def pop(self, worker: str, claim: int, most: int, queues: Sequence[str]) -> tuple[float | None, list[str]]:
         registered = self._registered(worker)
@@ -218,7 +205,7 @@ class Model(ModelState):
         return {user: self._rank(queue, user) for user in users if self._may_run(user)}
 
     def _rank(self, queue: str, user: str) -> float:
-        account = self._account((queue, user))
+        account = self._account((base_queue(queue), user))
         has_critical = any(task.is_critical for task in self._waiting((queue, user)))
         lead = float(self.defaults.get("critical_lead", DEFAULT_LEAD_US)) if has_critical else 0.0
         return account.rank(self.limits_of(user).weight, lead)
@@ -227,14 +214,14 @@ class Model(ModelState):
         ranks = self._candidates(queue)
         user = task.new.user_id
         assert task.place in self._places(), f"{task.task_id} does not wait"
-        assert task.new.queue == queue, f"{task.task_id} of {task.new.queue} was served before {queue} was empty"
+        assert task.waits_in == queue, f"{task.task_id} of {task.waits_in} was served before {queue} was empty"
         assert user in ranks, f"{user} may not run"
         assert ranks[user] <= min(ranks.values()) + TIE_US, f"{user} was served out of turn: {ranks}"
         first = min(self._waiting(task.place), key=lambda task: task.order)
         assert first is task, f"{task.task_id} was served before {first.task_id}"
-        account, domain = self._account(task.place), self._domain(queue)
+        account, domain = self._account(task.account), self._domain(task.new.queue)
         domain.clock = max(domain.clock, ranks[user])
-        account.start(self.running_in(task.place), self.limits_of(user).weight)
+        account.start(self.running_in(task.account), self.limits_of(user).weight)
         task.state, task.worker, task.claim, task.started_at = TaskState.STARTED, worker, claim, self.now
         task.fence += 1
         task.attempts += 1
@@ -260,15 +247,17 @@ class Model(ModelState):
 
     # Masters
 
-    def reclaim(self, worker: str, why: str, most: int = 500) -> tuple[int, int]:
-        answer = self._release_worker(worker, why, most)
+    def reclaim(  # noqa: PLR0913 - the signature of Store.reclaim
+        self, worker: str, why: str, most: int, *, max_crashes: int, error: bytes, wills: Sequence[Ended]
+    ) -> tuple[int, int]:
+        answer = self._release_worker(worker, why, most, Terms(max_crashes, error, wills))
         self._unpark_who_may_run()
         self._flush()
         return answer
 
     def tick(
-        self, lease_us: int, silence_us: int, living: Sequence[str], most: int = 500
-    ) -> tuple[bool, int, list[str]]:
+        self, lease_us: int, silence_us: int, living: Sequence[str], queues: Sequence[str], most: int = 500
+    ) -> Tick:
         judged = self.ticked is None or abs(self.now - self.ticked) <= silence_us
         self.ticked = self.now
         put_back, lost = 0, []
@@ -283,7 +272,8 @@ class Model(ModelState):
         self._unpark_who_may_run()
         self._flush()
         self._forget_idle()
-        return judged, put_back, lost
+        with_ready_work = {queue for queue, _ in self._places() - self.parked}
+        return Tick(judged, put_back, lost, [queue for queue in queues if hidden_queue(queue) in with_ready_work])
 
     def promote(self, most: int = 500) -> tuple[int, float | None]:
         answer = self._promote_due(most)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from fairqued.errors import WorkerGone
+from fairqued.keys import base_queue, hidden_queue
+from fairqued.record import reason_number
 from fairqued.state import Priority, Reason, TaskState
-from fairqued.store import NewTask
+from fairqued.store import Ended, NewTask
 from tests.support.fair_model import ESTIMATE_CAP_US, Account, Domain
 
 HEAD_STARTS_US = (-600_000_000, -120_000_000, 0, 120_000_000, 600_000_000)
 DEAD_FOR_US = 3_600_000_000
-MOST_LOSSES = 10
+MOST_LOSSES, MOST_SUSPICION = 10, 2
+LOST_ERROR = b'{"type":"WorkerLost","message":"the workers that ran it were lost 10 times"}'
 
 Place = tuple[str, str]
-"""A queue and a user."""
+"""A queue and a user. An account stands at the place of the base queue, for the hidden one beside it too."""
 
 
 @dataclass
@@ -33,20 +36,31 @@ class ModelTask:
     attempts: int = 0
     failures: int = 0
     suspicion: int = 0
+    crashes: int = 0
     losses: int = 0
+    is_hidden: bool = False
     cancel_asked: bool = False
     reason: Reason | None = None
     worker: str = ""
     claim: int = 0
     started_at: float = 0.0
     ended_at: float = 0.0
+    error: bytes = b""
 
     @property
     def task_id(self) -> str:
         return self.new.task_id
 
     @property
+    def waits_in(self) -> str:
+        return hidden_queue(self.new.queue) if self.is_hidden else self.new.queue
+
+    @property
     def place(self) -> Place:
+        return self.waits_in, self.new.user_id
+
+    @property
+    def account(self) -> Place:
         return self.new.queue, self.new.user_id
 
     @property
@@ -66,6 +80,15 @@ class ModelWorker:
 
     handle: int
     claim: int = 0
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a master says about a death besides its reason."""
+
+    max_crashes: int = 0
+    error: bytes = b""
+    wills: Sequence[Ended] = ()
 
 
 @dataclass
@@ -127,22 +150,25 @@ class ModelState:
     def _waiting(self, place: Place) -> list[ModelTask]:
         return [t for t in self.tasks.values() if t.state is TaskState.QUEUED and t.place == place]
 
-    def running_in(self, place: Place) -> int:
-        return sum(task.state is TaskState.STARTED and task.place == place for task in self.tasks.values())
+    def _has_waiting(self, account: Place) -> bool:
+        return any(t.state is TaskState.QUEUED and t.account == account for t in self.tasks.values())
+
+    def running_in(self, account: Place) -> int:
+        return sum(task.state is TaskState.STARTED and task.account == account for task in self.tasks.values())
 
     def _may_run(self, user: str) -> bool:
         running = sum(t.state is TaskState.STARTED and t.new.user_id == user for t in self.tasks.values())
         return self.limits_of(user).allow(running)
 
     def _queue(self, task: ModelTask) -> None:
-        account = self._account(task.place)
-        if not self._waiting(task.place):
+        account = self._account(task.account)
+        if not self._has_waiting(task.account):
             account.v = max(account.v, self._domain(task.new.queue).clock)
         task.state, task.worker = TaskState.QUEUED, ""
 
     def _take_out(self, task: ModelTask) -> None:
         if task.state is TaskState.QUEUED:
-            self._account(task.place)
+            self._account(task.account)
         task.state = TaskState.CANCELLED
         if not self._waiting(task.place):
             self.parked.discard(task.place)
@@ -151,9 +177,9 @@ class ModelState:
         task.state, task.reason, task.worker, task.ended_at = state, reason, "", self.now
 
     def _stop(self, task: ModelTask) -> None:
-        self._account(task.place).stop(self.now - task.started_at)
+        self._account(task.account).stop(self.now - task.started_at)
 
-    def _release(self, task: ModelTask, why: str) -> None:
+    def _release(self, task: ModelTask, why: str, terms: Terms | None = None) -> None:
         self._stop(task)
         task.fence += 1
         match why:
@@ -161,23 +187,52 @@ class ModelState:
                 task.attempts = max(0, task.attempts - 1)
             case "death":
                 task.suspicion += 1
+                task.is_hidden = task.suspicion >= MOST_SUSPICION
+            case "crash":
+                task.crashes += 1
             case "lost":
                 task.losses += 1
         if task.cancel_asked:
             self._end(task, TaskState.CANCELLED)
+        elif why == "crash" and terms and task.crashes >= terms.max_crashes:
+            self._end(task, TaskState.FAILED, Reason.POISONED)
+            task.error = terms.error
         elif task.losses >= MOST_LOSSES:
             self._end(task, TaskState.FAILED, Reason.LOST)
+            task.error = LOST_ERROR
         else:
             self._queue(task)
 
-    def _release_worker(self, worker: str, why: str, most: int) -> tuple[int, int]:
+    def _settle(self, task: ModelTask) -> None:
+        self._stop(task)
+        task.settled, task.suspicion, task.is_hidden = task.fence, 0, False
+
+    def _fail(self, task: ModelTask, ended: Ended) -> None:
+        self._settle(task)
+        task.error = ended.error
+        if task.cancel_asked:
+            self._end(task, TaskState.CANCELLED)
+        elif ended.what == "fail":
+            task.failures += 1
+            self._end(task, TaskState.FAILED, next(r for r in Reason if reason_number(r) == ended.number))
+        else:
+            task.attempts -= ended.what == "hand_back"
+            task.failures += ended.what == "retry"
+            task.state, task.worker, task.due = TaskState.SCHEDULED, "", self.now + ended.number
+
+    def _release_worker(self, worker: str, why: str, most: int, terms: Terms | None = None) -> tuple[int, int]:
+        terms = terms or Terms()
+        wills = {(will.task_id, will.fence): will for will in terms.wills}
         self.workers.pop(worker, None)
         self.dead[worker] = self.now + DEAD_FOR_US
         if worker in self.leases:
             self.leases[worker] = 0.0
         held = self.held(worker)
         for task in held[:most]:
-            self._release(task, why)
+            if will := wills.get((task.task_id, task.fence)):
+                self._fail(task, will)
+            else:
+                self._release(task, why, terms)
         if len(held) <= most:
             self.leases.pop(worker, None)
         return len(held[:most]), len(held[most:])
@@ -202,6 +257,7 @@ class ModelState:
         """The account, accrued to now."""
         queue, user = place
         self._domain(queue)
+        assert queue == base_queue(queue), place
         account = self.accounts.setdefault(place, Account(touched=self.now))
         account.accrue(self.now, self.running_in(place), self.limits_of(user).weight)
         self.opened.add(place)
@@ -215,16 +271,17 @@ class ModelState:
     def _unpark(self, user: str) -> None:
         weight = self.limits_of(user).weight
         for place in [place for place in self.parked if place[1] == user]:
-            account = self._account(place)
+            domain = base_queue(place[0])
+            account = self._account((domain, user))
             lag = min(account.estimate, ESTIMATE_CAP_US) / weight
-            account.v = max(account.v, self._domain(place[0]).clock - lag)
+            account.v = max(account.v, self._domain(domain).clock - lag)
             self.parked.remove(place)
 
     def _places(self) -> set[Place]:
         return {task.place for task in self.tasks.values() if task.state is TaskState.QUEUED}
 
     def _is_idle(self, place: Place) -> bool:
-        return not self.running_in(place) and not self._waiting(place)
+        return not self.running_in(place) and not self._has_waiting(place)
 
     def _flush(self) -> None:
         """What each script does at its end: clocks of domains that fell idle, users that can be forgotten."""

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypedDict, Unpack
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, TypedDict, Unpack
 
 import orjson
 import redis
 
 from fairqued.connection import Connection
+from fairqued.doctor.fsck import findings
+from fairqued.doctor.snapshot import Snapshot, read_snapshot
 from fairqued.record import FENCE_FIELD, HEADER, Record, reason_number
+from fairqued.scripts import Script
 from fairqued.state import Priority, Reason, TaskState
-from fairqued.store import Ended, Finished, NewTask, Store
-from tests.support.fsck import fsck
-from tests.support.simclock import Mutation, SimulatedClock, simulated_scripts
-from tests.support.snapshot import Snapshot, read_snapshot
+from fairqued.store import Ended, Finished, NewTask, Store, Tick
+from tests.support.simclock import CLOCK_KEY, Mutation, SimulatedClock, simulated_scripts
 
 LEASE_US, SILENCE_US = 15_000_000, 5_000_000
 FOREVER_US, DEDUP_US, DEDUP_OWN_US = 10**15, 600_000_000, 60_000_000
@@ -53,11 +54,14 @@ def limits(**own: Any) -> bytes:
 class World:
     """One namespace on a running server."""
 
+    make_store: ClassVar[Callable[[Connection, str, Mapping[str, Script]], Store]] = Store
+    """Another one is put here to run tests as Redis users with few rights."""
+
     def __init__(self, url: str, namespace: str, *mutations: Mutation) -> None:
         self.namespace = namespace
         self.connection = Connection(url)
         scripts = simulated_scripts(*mutations)
-        self.store = Store(self.connection, namespace, scripts)
+        self.store = self.make_store(self.connection, namespace, scripts)
         # Where the server does not know one script of a pipeline, those behind it run first: here all are known.
         for script in scripts.values():
             self.client.script_load(script.text)
@@ -105,8 +109,10 @@ class World:
 
     # Masters
 
-    def tick(self, *living: str, lease_us: int = LEASE_US, most: int = 500) -> tuple[bool, int, list[str]]:
-        return self.store.tick(lease_us, SILENCE_US, living, most)
+    def tick(
+        self, *living: str, queues: Sequence[str] = ("default",), lease_us: int = LEASE_US, most: int = 500
+    ) -> Tick:
+        return self.store.tick(lease_us, SILENCE_US, living, queues, most)
 
     def trim(
         self,
@@ -125,14 +131,14 @@ class World:
     # Inspection
 
     def snapshot(self) -> Snapshot:
-        return read_snapshot(self.client, self.namespace)
+        return read_snapshot(self.client, self.namespace, without={CLOCK_KEY})
 
     def fsck(self) -> list[str]:
-        return fsck(self.client, self.namespace)
+        return findings(self.snapshot())
 
     def key_names(self) -> set[str]:
         """The names of all keys, without their prefix."""
-        return set(self.snapshot().types) - {"test_clock"}
+        return set(self.snapshot().types)
 
     def key(self, *parts: str) -> str:
         return self.store.keys.of(*parts)

@@ -1,0 +1,11 @@
+-- Beside each queue stands a hidden one, of the same domain, for tasks that were twice in a process when it died: a worker
+-- with one slot runs them one by one, so each answers for itself (DESIGN section 8).
+local hidden = { MARK = '!' }
+
+function hidden.of(queue) return queue .. hidden.MARK end
+
+-- The queue that a hidden one stands beside; any other is its own.
+function hidden.base(queue)
+  if string.sub(queue, -1) == hidden.MARK then return string.sub(queue, 1, -2) end
+  return queue
+end
