@@ -15,9 +15,12 @@ from fairqued.errors import (
     QueueUnavailable,
     ResultExpired,
     ResultTimeout,
+    RetryTask,
     TaskCancelled,
     TaskFailed,
+    TaskInterrupted,
     TaskNotFound,
+    TaskTimeout,
 )
 from fairqued.info import QueueStats, TaskInfo
 from fairqued.lease import QueueLease, StartedTask
@@ -45,6 +48,7 @@ __all__ = [
     "Reason",
     "ResultExpired",
     "ResultTimeout",
+    "RetryTask",
     "StartedTask",
     "Task",
     "TaskCancelled",
@@ -52,10 +56,12 @@ __all__ = [
     "TaskFunction",
     "TaskHandle",
     "TaskInfo",
+    "TaskInterrupted",
     "TaskNotFound",
     "TaskOptions",
     "TaskQueue",
     "TaskState",
+    "TaskTimeout",
     "__version__",
     "as_user",
     "current_task",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import cached_property
 from threading import Event
 from types import MappingProxyType
+from typing import Any
 
 from fairqued.validation import check_id
 
@@ -44,7 +46,7 @@ class CurrentTask:
     attempt: int = 0
     retries_left: int = 0
     meta: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    logger: logging.Logger | logging.LoggerAdapter[logging.Logger] = field(default=logger, repr=False, compare=False)
+    _worker_id: str = field(default="", repr=False, compare=False)
     _cancelled: Event = field(default_factory=Event, repr=False, compare=False)
     _lease_lost: Event = field(default_factory=Event, repr=False, compare=False)
 
@@ -53,6 +55,14 @@ class CurrentTask:
         """Whether a worker runs this task, as opposed to a direct call."""
         return bool(self.task_id)
 
+    @cached_property
+    def logger(self) -> logging.Logger | logging.LoggerAdapter[logging.Logger]:
+        """Names the task on every line, as fields of the record."""
+        if not self.task_id:
+            return logger
+        about = {"task": self.task_id, "user": self.user_id, "attempt": self.attempt, "worker": self._worker_id}
+        return _TaskLogger(logger, about)
+
     @property
     def cancelled(self) -> bool:
         """Whether somebody asked to cancel this task: a long task looks here now and then, and returns."""
@@ -60,8 +70,15 @@ class CurrentTask:
 
     @property
     def lease_lost(self) -> bool:
-        """Whether this worker lost the task to another one: its completion will be refused."""
+        """Whether this worker lost the task to another one, or may have: its completion will be refused then."""
         return self._lease_lost.is_set()
+
+
+class _TaskLogger(logging.LoggerAdapter[logging.Logger]):
+    """Adds the task to each record, beside the `extra` of the call (what Python 3.13 calls `merge_extra`)."""
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        return msg, {**kwargs, "extra": {**(kwargs.get("extra") or {}), **(self.extra or {})}}
 
 
 _INERT = CurrentTask()

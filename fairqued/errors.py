@@ -1,4 +1,4 @@
-"""Every error that fairqued raises: one tree, one class for each refusal.
+"""Every error that fairqued raises: one tree, one class for each refusal; and what is raised in tasks.
 
 The docstring of a class is its default message.
 """
@@ -105,8 +105,36 @@ class CorruptRecord(FairquedError):
     """A record in Redis cannot be read."""
 
 
+class BadSignature(FairquedError):
+    """A task is not signed with a key that this worker has."""
+
+
 class ScriptError(FairquedError):
     """A Lua script failed in a way that nobody foresaw: this is a bug in fairqued."""
+
+
+class Interruption(BaseException):
+    """The task was interrupted."""
+
+    def __str__(self) -> str:
+        return super().__str__() or " ".join((type(self).__doc__ or "").split())
+
+
+class TaskTimeout(Interruption):
+    """The task ran for longer than its timeout_seconds."""
+
+
+class TaskInterrupted(Interruption):
+    """The task was cancelled, or its worker has to stop."""
+
+
+class RetryTask(Exception):
+    """The task asks for another attempt."""
+
+    def __init__(self, message: str | None = None, *, delay_seconds: float | None = None) -> None:
+        """`delay_seconds` takes the place of the task's own backoff."""
+        super().__init__(message if message is not None else type(self).__doc__)
+        self.delay_seconds = delay_seconds
 
 
 REFUSALS: dict[str, type[FairquedError]] = {

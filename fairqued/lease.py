@@ -11,13 +11,13 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import orjson
 
-from fairqued.connection import backoff_seconds
-from fairqued.encoding import dumps, to_json_value
+from fairqued.encoding import dumps, is_unicode, to_json_value
 from fairqued.errors import (
+    BadSignature,
     CorruptRecord,
     FairquedError,
     NotAllowed,
@@ -30,7 +30,11 @@ from fairqued.record import FENCE_FIELD, HEADER, Record, reason_number
 from fairqued.state import Reason
 from fairqued.store import CHUNK, Ended, Finished, Store
 from fairqued.tasks import DEFAULT_BACKOFF_MAX_SECONDS, DEFAULT_BACKOFF_SECONDS, DEFAULT_RESULT_TTL_SECONDS
+from fairqued.troubles import Troubles
 from fairqued.validation import check_count
+
+if TYPE_CHECKING:
+    from fairqued.signing import Signer  # imported by those who have keys
 
 logger = logging.getLogger("fairqued.lease")
 
@@ -82,6 +86,12 @@ class StartedTask:
         """How many more failures the task may have before it is FAILED."""
         return max(0, int(self.spec.get("max_retries", 0)) - self.record.failures)
 
+    @property
+    def timeout_seconds(self) -> float | None:
+        """How long an attempt may run; None: for ever."""
+        timeout = self.spec.get("timeout")
+        return None if timeout is None else float(timeout)
+
     def finished(self, result: bytes) -> Finished:
         """This attempt's completion with an encoded result; empty for null."""
         wanted = self.spec.get("store_result", True)
@@ -126,7 +136,7 @@ def encode_error(error: Mapping[str, Any]) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """What one exchange brought: new tasks, completions of those that cannot be read, and when the next is due."""
+    """What one exchange brought: new tasks, completions of those not to be run, and when the next is due."""
 
     started: list[StartedTask]
     unreadable: list[Ended]
@@ -140,14 +150,19 @@ class Lease:
     """
 
     def __init__(
-        self, store: Store, queues: Sequence[str], *, worker_id: str, lease_seconds: float = DEFAULT_LEASE_SECONDS
-    ) -> None:
+        self, store: Store, queues: Sequence[str], *, worker_id: str, lease_seconds: float = DEFAULT_LEASE_SECONDS,
+        signer: Signer | None = None,
+    ) -> None:  # fmt: skip
+        """With a `signer`, tasks that are not signed with one of its keys are refused."""
         self.store, self.queues, self.worker_id = store, list(queues), worker_id
+        self._signer = signer
         self._lease_us = int(lease_seconds * 1e6)
         self._lock = threading.Lock()
         self._held: dict[str, StartedTask] = {}
         self._unreadable: dict[str, int] = {}
         """Fences of popped tasks that cannot be read: held, too, until their completion is acknowledged."""
+        self._doubtful: dict[str, StartedTask] = {}
+        """Tasks that may belong to others by now: nobody could renew the lease."""
         self._received = 0
 
     def register(self, info: Mapping[str, Any], functions: Mapping[str, bytes] | None = None) -> None:
@@ -174,7 +189,7 @@ class Lease:
             self.queues,
         )
         popped = answer.popped
-        started, unreadable = _read_all(popped.tasks) if popped else ([], [])
+        started, unreadable = _read_all(popped.tasks, self._signer) if popped else ([], [])
         with self._lock:
             for task_id, status in answer.statuses:
                 self._held.pop(task_id, None)
@@ -197,8 +212,26 @@ class Lease:
             received = self._received
         for order, task_id in self.store.heartbeat(self.worker_id, self._lease_us, received, held):
             task = self._held.get(task_id)
-            if task is not None and task.record.fence == held[task_id]:
-                (task.cancelled if order == "cancel" else task.lease_lost).set()
+            if task is None or task.record.fence != held[task_id]:
+                continue
+            if order == "cancel":
+                task.cancelled.set()
+            else:
+                self._doubtful.pop(task_id, None)
+                task.lease_lost.set()
+
+    def doubt(self) -> None:
+        """The lease is over and nobody could renew it: mark what is held as lost. For the thread that heartbeats."""
+        with self._lock:
+            self._doubtful = {task_id: task for task_id, task in self._held.items() if not task.lease_lost.is_set()}
+        for task in self._doubtful.values():
+            task.lease_lost.set()
+
+    def trust(self) -> None:
+        """The lease was renewed after all: what was marked by `doubt`, and is not known to be lost, is held."""
+        for task in self._doubtful.values():
+            task.lease_lost.clear()
+        self._doubtful = {}
 
     def give_up(self, why: str) -> None:
         """Leave: what is still held goes back to its queues."""
@@ -206,16 +239,27 @@ class Lease:
             pass
 
 
-def _read_all(tasks: Iterable[tuple[str, bytes]]) -> tuple[list[StartedTask], list[Ended]]:
+def _read(task_id: str, raw: bytes, signer: Signer | None) -> StartedTask:
+    """Raises CorruptRecord, SchemaTooNew or BadSignature for what is not to be run."""
+    if not is_unicode(task_id):
+        raise CorruptRecord(f"task {task_id}: its id is not UTF-8 text")
+    record = Record.parse(task_id, raw)
+    if signer:
+        signer.check(record)
+    return StartedTask(record, record.read_spec())
+
+
+def _read_all(tasks: Iterable[tuple[str, bytes]], signer: Signer | None) -> tuple[list[StartedTask], list[Ended]]:
     started, unreadable = [], []
     for task_id, raw in tasks:
         try:
-            record = Record.parse(task_id, raw)
-            started.append(StartedTask(record, record.read_spec()))
-        except (CorruptRecord, SchemaTooNew) as error:
+            started.append(_read(task_id, raw, signer))
+        except (CorruptRecord, SchemaTooNew, BadSignature) as error:
+            logger.error("not run: %s", error, extra={"task": task_id})  # noqa: TRY400 - it tells all
             fence = HEADER.unpack_from(raw)[FENCE_FIELD]
+            reason = Reason.BAD_SIGNATURE if isinstance(error, BadSignature) else Reason.CORRUPT
             told = {"type": type(error).__name__, "message": str(error)}
-            unreadable.append(Ended(task_id, fence, "fail", reason_number(Reason.CORRUPT), encode_error(told)))
+            unreadable.append(Ended(task_id, fence, "fail", reason_number(reason), encode_error(told)))
     return started, unreadable
 
 
@@ -229,12 +273,14 @@ class QueueLease:
 
     def __init__(
         self, store: Store, queues: Sequence[str], *, lease_seconds: float = DEFAULT_LEASE_SECONDS,
-        heartbeat_seconds: float = DEFAULT_HEARTBEAT_SECONDS,
+        heartbeat_seconds: float = DEFAULT_HEARTBEAT_SECONDS, signer: Signer | None = None,
     ) -> None:  # fmt: skip
-        self._lease = Lease(store, queues, worker_id=f"{os.urandom(8).hex()}.0.0", lease_seconds=lease_seconds)
+        worker_id = f"{os.urandom(8).hex()}.0.0"
+        self._lease = Lease(store, queues, worker_id=worker_id, lease_seconds=lease_seconds, signer=signer)
         self._heartbeat_seconds = heartbeat_seconds
         self._one_at_a_time = threading.Lock()
         self._left = threading.Event()
+        self._troubles = Troubles(logger, meanwhile=f"; {self._lease.worker_id} cannot renew its lease")
         self._thread = threading.Thread(target=self._keep_alive, name="fairqued-lease", daemon=True)
         self._gone: WorkerGone | None = None
 
@@ -296,16 +342,7 @@ class QueueLease:
     def _exchange_by(self, deadline: float, completions: Sequence[Completion], most: int) -> Exchange:
         if self._gone:
             raise self._gone
-        attempt = 0
-        while True:
-            try:
-                return self._lease.exchange(completions, most)
-            except QueueUnavailable:
-                pause = backoff_seconds(attempt)
-                if time.monotonic() + pause > deadline:
-                    raise
-            time.sleep(pause)
-            attempt += 1
+        return self._lease.store.connection.persist(lambda: self._lease.exchange(completions, most), deadline)
 
     def _keep_alive(self) -> None:
         while not self._left.wait(self._heartbeat_seconds):
@@ -315,7 +352,9 @@ class QueueLease:
                 self._gone = error
                 return
             except FairquedError as error:
-                logger.warning("heartbeat of %s: %s", self._lease.worker_id, error)
+                self._troubles.begin("heartbeat", error)
+            else:
+                self._troubles.end("heartbeat")
 
 
 def encode_result(result: Any, annotation: Any) -> bytes:

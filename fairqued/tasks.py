@@ -60,13 +60,13 @@ class TaskOptions(TypedDict, total=False):
     retry_backoff_max_seconds: float
     store_result: bool
     result_ttl_seconds: float
+    timeout_seconds: float
     meta: Mapping[str, str]
     # Accepted by name only, and refused until they work:
     expires_seconds: float
     depends_on: object
     on_parent_failure: str
     missing_parents: str
-    timeout_seconds: float
     unique_key: str
 
 
@@ -93,12 +93,12 @@ class Task(Generic[R_co]):
     retry_backoff_max_seconds: float = DEFAULT_BACKOFF_MAX_SECONDS
     store_result: bool = True
     result_ttl_seconds: float = DEFAULT_RESULT_TTL_SECONDS
+    timeout_seconds: float | None = None
     meta: Mapping[str, str] = field(default_factory=dict[str, str])
     expires_seconds: float | None = None
     depends_on: object = None
     on_parent_failure: str | None = None
     missing_parents: str | None = None
-    timeout_seconds: float | None = None
     unique_key: str | None = None
     returns: Any = field(default=None, repr=False, compare=False)
     """The return annotation of the function, which `result()` restores."""
@@ -176,6 +176,8 @@ class Task(Generic[R_co]):
             spec["store_result"] = False
         if self.result_ttl_seconds != DEFAULT_RESULT_TTL_SECONDS:
             spec["result_ttl"] = float(self.result_ttl_seconds)
+        if self.timeout_seconds is not None:
+            spec["timeout"] = float(self.timeout_seconds)
         if self.meta:
             spec["meta"] = dict(self.meta)
         return spec

@@ -18,8 +18,9 @@ from redis.exceptions import RedisError
 
 from fairqued.connection import Connection
 
-BLOCK_SECONDS = 3.0
-_GRACE_SECONDS = 3.0
+BLOCK_SECONDS = 2.5
+_GRACE_SECONDS = 0.25
+"""Together they bound how long a dead connection keeps an idle worker from its work."""
 
 
 class Waker:
@@ -29,6 +30,8 @@ class Waker:
         self._read, self._write = socket.socketpair()
         self._read.settimeout(0)
         self._write.settimeout(0)
+        self.is_awaited = False
+        """Set by the sleeper, for `nudge`."""
 
     def fileno(self) -> int:
         """What to look at."""
@@ -38,6 +41,12 @@ class Waker:
         """Wake the sleeper, now or when it next sleeps; nothing once it is closed."""
         with suppress(OSError):  # it may be full of wake-ups already
             self._write.send(b"!")
+
+    def nudge(self) -> None:
+        """Wake the sleeper if it sleeps; once is enough for all that happens meanwhile."""
+        if self.is_awaited:
+            self.is_awaited = False
+            self.ring()
 
     def drain(self) -> None:
         """Forget the wake-ups so far."""
@@ -65,14 +74,15 @@ class Bell:
         return self._armed_until is not None
 
     def arm(self, seconds: float) -> None:
-        """Start to listen for at most `seconds`. Raises RedisError or OSError; call `reset` then."""
-        if self._connection is None:
-            pool = self._owner.client.connection_pool
-            self._connection = pool.connection_class(**pool.connection_kwargs)  # the pool would count it for ever
-            self._connection.connect()
+        """Start to listen for at most `seconds`. Raises FairquedError or RedisError; call `reset` then."""
         block = max(0.01, min(seconds, BLOCK_SECONDS))
-        self._connection.send_command("BZPOPMIN", *self._keys, f"{block:.3f}")
+        self._owner.once(lambda _client: self._start(block))
         self._armed_until = time.monotonic() + block
+
+    def _start(self, block_seconds: float) -> None:
+        if self._connection is None:
+            self._connection = self._owner.apart()
+        self._connection.send_command("BZPOPMIN", *self._keys, f"{block_seconds:.3f}")
 
     def fileno(self) -> int:
         """The socket to look at while armed."""
@@ -81,15 +91,15 @@ class Bell:
     def answer(self) -> bool:
         """Read the reply that has arrived: True if the bell rang, False if the time was over.
 
-        Raises RedisError or OSError; call `reset` then.
+        Raises FairquedError or RedisError; call `reset` then.
         """
         self._armed_until = None
-        return self._connection.read_response() is not None
+        return self._owner.once(lambda _client: self._connection.read_response()) is not None
 
     @property
-    def is_overdue(self) -> bool:
-        """Whether the server should have answered long ago: the connection is dead."""
-        return self._armed_until is not None and time.monotonic() > self._armed_until + _GRACE_SECONDS
+    def overdue_at(self) -> float:
+        """When the server should have answered (monotonic): later the connection counts as dead."""
+        return math.inf if self._armed_until is None else self._armed_until + _GRACE_SECONDS
 
     def reset(self) -> None:
         """Drop the connection, and with it a BZPOPMIN under way."""

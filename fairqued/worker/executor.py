@@ -5,20 +5,22 @@ attempt → outcome → completion: the first step runs user code, the last one 
 
 from __future__ import annotations
 
-import logging
 import time
 import traceback
-from collections.abc import Mapping, MutableMapping
+from contextlib import suppress
 from contextvars import Context
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, assert_never
 
 from fairqued.context import CurrentTask, enter_task, logger
-from fairqued.errors import InvalidTask
+from fairqued.crash_points import crash_point
+from fairqued.errors import Interruption, InvalidTask, RetryTask, TaskInterrupted, TaskTimeout
 from fairqued.lease import Completion, StartedTask, encode_result
 from fairqued.state import Reason
+from fairqued.store import Ended
 from fairqued.worker.handler import BadArguments, Result, TaskHandler, UnknownFunction
+from fairqued.worker.watch import Slot, WorkerStopping
 
 _MOST_LOGGED = 500
 _FIRST_HAND_BACK_SECONDS, _LONGEST_HAND_BACK_SECONDS = 1.0, 30.0
@@ -40,6 +42,32 @@ class Raised:
 
 
 @dataclass(frozen=True, slots=True)
+class AskedForRetry:
+    """The task raised RetryTask."""
+
+    error: RetryTask
+
+
+@dataclass(frozen=True, slots=True)
+class TimedOut:
+    """The task was interrupted when its time was over."""
+
+    error: TaskTimeout
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """The task was interrupted because somebody cancelled it."""
+
+    error: TaskInterrupted
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """The task was interrupted because its worker has to stop."""
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     """The task can never run, or its result can never be stored: another attempt would not help."""
 
@@ -54,7 +82,7 @@ class NotHere:
     error: UnknownFunction
 
 
-Outcome = Returned | Raised | Refused | NotHere
+Outcome = Returned | Raised | AskedForRetry | TimedOut | Cancelled | Stopped | Refused | NotHere
 
 
 class Executor:
@@ -65,25 +93,48 @@ class Executor:
         self._worker_id = worker_id
         self._unknown_function_seconds = unknown_function_seconds
 
-    def run(self, task: StartedTask) -> Completion:
-        """Run one task in a fresh context, and say how it ended."""
+    def run(self, task: StartedTask, slot: Slot) -> Completion | None:
+        """Run one task in a fresh context, and say how it ended; None if it was stopped, to run again elsewhere."""
         try:
-            return self._completion(task, Context().run(self._outcome, task))
+            slot.begin(task)
+            return self._completion(task, Context().run(self._outcome, task, slot))
         except BaseException as error:  # noqa: BLE001 - a hook of user code raised, or a damaged record was met
             logger.exception("task %s: its end could not be dealt with", task.task_id, extra=_about(task))
             return task.failed(Reason.ERROR, describe(error))
+        finally:
+            slot.end()
 
-    def _outcome(self, task: StartedTask) -> Outcome:
+    def forced_end(self, task: StartedTask, kind: type[Interruption], message: str) -> Ended:
+        """How a task ends whose process is killed since it did not obey."""
+        told = {"type": _name(kind), "message": message, "at": time.time()}
+        will_retry = False
+        with suppress(Exception):  # user code may decide
+            will_retry = kind is TaskTimeout and self._retries(task, TaskTimeout())
+        return task.retried(told) if will_retry else task.failed(Reason.TIMEOUT, told)
+
+    def _outcome(self, task: StartedTask, slot: Slot) -> Outcome:
         enter_task(self._current(task))
+        crash_point("in_task")
         try:
-            returned = self._handler.handle(task)
+            returned = self._handler.run(task)
         except UnknownFunction as error:
             return NotHere(error)
         except BadArguments as error:
             return Refused(Reason.BAD_ARGUMENTS, error)
+        except RetryTask as error:
+            return AskedForRetry(error)
+        except TaskTimeout as error:
+            return TimedOut(error)
         except BaseException as error:  # noqa: BLE001 - SystemExit of a task ends the task, not the worker
-            return Raised(error, is_retryable=self._handler.is_retryable(task, error))
+            return self._raised(task, slot, error)
         return self._encoded(returned)
+
+    def _raised(self, task: StartedTask, slot: Slot, error: BaseException) -> Outcome:
+        if slot.interrupted_by is WorkerStopping:  # also if its cleaning up has failed
+            return Stopped()
+        if isinstance(error, TaskInterrupted) and slot.interrupted_by is TaskInterrupted:
+            return Cancelled(error)
+        return Raised(error, is_retryable=self._handler.is_retryable(task, error))
 
     def _encoded(self, returned: Any) -> Outcome:
         result = returned if isinstance(returned, Result) else Result(returned)
@@ -92,23 +143,31 @@ class Executor:
         except InvalidTask as error:
             return Refused(Reason.ERROR, error)
 
-    def _completion(self, task: StartedTask, outcome: Outcome) -> Completion:
+    def _completion(self, task: StartedTask, outcome: Outcome) -> Completion | None:  # noqa: PLR0911 - one an outcome
         match outcome:
             case Returned(result):
                 return task.finished(result)
             case Raised(error, is_retryable):
-                told = describe(error)
-                will_retry = is_retryable and task.retries_left > 0
-                _log_failure(task, told, will_retry=will_retry)
-                return task.retried(told) if will_retry else task.failed(Reason.ERROR, told)
+                return _after_failure(task, Reason.ERROR, error, will_retry=is_retryable and task.retries_left > 0)
+            case AskedForRetry(error):
+                return _after_failure(
+                    task, Reason.ERROR, error, will_retry=task.retries_left > 0, delay_seconds=error.delay_seconds
+                )
+            case TimedOut(error):
+                return _after_failure(task, Reason.TIMEOUT, error, will_retry=self._retries(task, error))
+            case Cancelled(error):
+                return _after_failure(task, Reason.ERROR, error, will_retry=False)
             case Refused(reason, error):
-                told = describe(error)
-                _log_failure(task, told, will_retry=False)
-                return task.failed(reason, told)
+                return _after_failure(task, reason, error, will_retry=False)
             case NotHere(error):
                 return self._hand_back(task, error)
+            case Stopped():
+                return None
             case _:
                 assert_never(outcome)
+
+    def _retries(self, task: StartedTask, error: BaseException) -> bool:
+        return task.retries_left > 0 and self._handler.is_retryable(task, error)
 
     def _hand_back(self, task: StartedTask, error: UnknownFunction) -> Completion:
         """Wait for a worker that has the code, longer each time, but not for ever. Times are the server's."""
@@ -122,23 +181,18 @@ class Executor:
         return task.handed_back(told, min(_LONGEST_HAND_BACK_SECONDS, max(_FIRST_HAND_BACK_SECONDS, now - since)))
 
     def _current(self, task: StartedTask) -> CurrentTask:
-        return CurrentTask(
+        current = object.__new__(CurrentTask)  # the `__init__` of a frozen dataclass takes its time
+        vars(current).update(
             task_id=task.task_id,
             user_id=task.user_id,
             attempt=task.attempt,
             retries_left=task.retries_left,
-            meta=MappingProxyType(dict(task.meta)),
-            logger=_TaskLogger(logger, {**_about(task), "worker": self._worker_id}),
+            meta=MappingProxyType(task.meta),
+            _worker_id=self._worker_id,
             _cancelled=task.cancelled,
             _lease_lost=task.lease_lost,
         )
-
-
-class _TaskLogger(logging.LoggerAdapter[logging.Logger]):
-    """Adds the task to each record, beside the `extra` of the call (what Python 3.13 calls `merge_extra`)."""
-
-    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
-        return msg, {**kwargs, "extra": {**(kwargs.get("extra") or {}), **(self.extra or {})}}
+        return current
 
 
 def _about(task: StartedTask) -> dict[str, object]:
@@ -147,9 +201,11 @@ def _about(task: StartedTask) -> dict[str, object]:
 
 def describe(error: BaseException) -> dict[str, Any]:
     """An exception as stored with a task, also one whose `__str__` raises."""
-    kind = type(error)
-    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    return {"type": name, "message": _message(error), "traceback": _traceback(error), "at": time.time()}
+    return {"type": _name(type(error)), "message": _message(error), "traceback": _traceback(error), "at": time.time()}
+
+
+def _name(kind: type[BaseException]) -> str:
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _message(error: BaseException) -> str:
@@ -166,9 +222,14 @@ def _traceback(error: BaseException) -> str:
         return "".join(traceback.format_tb(error.__traceback__))
 
 
-def _log_failure(task: StartedTask, told: Mapping[str, Any], *, will_retry: bool) -> None:
-    what = "will be tried again" if will_retry else "failed"
+def _after_failure(
+    task: StartedTask, reason: Reason, error: BaseException, *, will_retry: bool, delay_seconds: float | None = None
+) -> Completion:
+    """Say so, and try again or not."""
+    told = describe(error)
+    what = "will be tried again" if will_retry else "was cancelled" if task.cancelled.is_set() else "failed"
     message = " ".join(told["message"][:_MOST_LOGGED].split())
     logger.warning(
         "task %s of %s %s: %s: %s", task.task_id, task.user_id, what, told["type"], message, extra=_about(task)
     )
+    return task.retried(told, delay_seconds) if will_retry else task.failed(reason, told)

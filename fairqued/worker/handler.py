@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import difflib
 import importlib
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import orjson
 
+from fairqued.errors import TaskTimeout
 from fairqued.lease import StartedTask
 from fairqued.tasks import REGISTRY, FunctionDefinition
+from fairqued.worker import interruption
 
 
 class UnknownFunction(Exception):
@@ -40,9 +41,13 @@ class TaskHandler(ABC):
     def handle(self, task: StartedTask) -> Any:
         """Run one task; what is returned (JSON, or a `Result`) is its result, an exception fails the attempt."""
 
+    def run(self, task: StartedTask) -> Any:
+        """What a worker calls: `handle`, to its end also if it is a coroutine, and such that it can be interrupted."""
+        return interruption.call(task, partial(self.handle, task))
+
     def is_retryable(self, task: StartedTask, error: BaseException) -> bool:  # noqa: ARG002
-        """Whether another attempt is worth while after this error. Default: for every `Exception`."""
-        return isinstance(error, Exception)
+        """Whether another attempt is worth while after this error. Default: for every `Exception`, and a timeout."""
+        return isinstance(error, Exception | TaskTimeout)
 
     def functions(self) -> Mapping[str, bytes]:
         """What this worker can run, by name, as published in Redis (JSON)."""
@@ -67,6 +72,10 @@ class FunctionTaskHandler(TaskHandler):
         """Every function that may be called."""
         return {name: _describe(known) for name, known in self._allowed.items()}
 
+    def run(self, task: StartedTask) -> Any:
+        """The function alone can be interrupted."""
+        return self.handle(task)
+
     def handle(self, task: StartedTask) -> Result:
         """Call the function of a task, to its end also if it is a coroutine."""
         definition = self._find(task)
@@ -74,9 +83,7 @@ class FunctionTaskHandler(TaskHandler):
             bound = definition.restore(task.spec.get("args", ()), task.spec.get("kwargs", {}))
         except (TypeError, ValueError) as error:
             raise BadArguments(f"{definition.name}: {error}") from error
-        value = definition.function(*bound.args, **bound.kwargs)
-        if inspect.iscoroutine(value):
-            value = asyncio.run(value)
+        value = interruption.call(task, partial(definition.function, *bound.args, **bound.kwargs))
         return Result(value, definition.returns)
 
     def is_retryable(self, task: StartedTask, error: BaseException) -> bool:
@@ -84,7 +91,7 @@ class FunctionTaskHandler(TaskHandler):
         definition = self._allowed.get(str(task.spec.get("func")))
         if definition is None:
             return super().is_retryable(task, error)
-        return isinstance(error, definition.retry_on) and not isinstance(error, definition.no_retry_on)
+        return isinstance(error, (*definition.retry_on, TaskTimeout)) and not isinstance(error, definition.no_retry_on)
 
     def _find(self, task: StartedTask) -> FunctionDefinition:
         name = task.spec.get("func")

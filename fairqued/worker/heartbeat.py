@@ -1,32 +1,56 @@
-"""The thread that keeps a worker's lease."""
+"""The thread that keeps a worker's lease, and notices when nobody could."""
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 from collections.abc import Callable
 
+from fairqued.crash_points import crash_point
 from fairqued.errors import WorkerGone
 from fairqued.lease import Lease
 from fairqued.troubles import Troubles
 from fairqued.worker.bell import Waker, wait_any
+from fairqued.worker.settings import WorkerSettings
+
+logger = logging.getLogger("fairqued.worker")
+
+_RETRY_SECONDS = 1.0
 
 
 class Heartbeat(threading.Thread):
-    """Beats every `seconds` until told to stop, or that this worker was declared dead."""
+    """Beats every `seconds` until told to stop, or that this worker was declared dead.
+
+    A lease that neither it nor the master could renew is lost, until one of them can after all.
+    """
 
     def __init__(
-        self, lease: Lease, seconds: float, troubles: Troubles, *, on_gone: Callable[[WorkerGone], None]
+        self,
+        lease: Lease,
+        settings: WorkerSettings,
+        troubles: Troubles,
+        *,
+        on_beat: Callable[[], None],
+        on_gone: Callable[[WorkerGone], None],
     ) -> None:
-        """`on_gone` is called when this worker was declared dead."""
+        """`on_beat` is called after each round, `on_gone` when this worker was declared dead."""
         super().__init__(name="heartbeat", daemon=True)
-        self._lease, self._seconds, self._troubles, self._on_gone = lease, seconds, troubles, on_gone
+        self._lease, self._settings, self._troubles = lease, settings, troubles
+        self._on_beat, self._on_gone = on_beat, on_gone
+        self._pause_seconds = settings.heartbeat_seconds
+        self._renewed_at = time.monotonic()
+        self.is_lost = False
+        """Whether the lease is over, so that another worker may have its tasks."""
         self._waker = Waker()
         self._stopping = False
 
     def run(self) -> None:
         """The thread."""
         while not self._stopping and self._beat():
-            wait_any([self._waker], self._seconds)
+            self._judge()
+            self._on_beat()
+            wait_any([self._waker], self._pause_seconds)
 
     def stop(self) -> None:
         """End the thread, once the beat under way is over."""
@@ -36,13 +60,33 @@ class Heartbeat(threading.Thread):
         self._waker.close()
 
     def _beat(self) -> bool:
+        crash_point("before_heartbeat")
+        if self._settings.vitals:
+            self._settings.vitals.beat()
+        began_at = time.monotonic()
         try:
             self._lease.heartbeat()
+            crash_point("after_heartbeat")
         except WorkerGone as error:
             self._on_gone(error)
             return False
         except Exception as error:  # noqa: BLE001 - it is told
             self._troubles.begin("heartbeat", error)
+            self._pause_seconds = min(self._settings.heartbeat_seconds, _RETRY_SECONDS)
         else:
+            self._renewed_at = began_at
             self._troubles.end("heartbeat")
+            self._pause_seconds = self._settings.heartbeat_seconds
         return True
+
+    def _judge(self) -> None:
+        vitals = self._settings.vitals
+        renewed_at = max(self._renewed_at, vitals.renewed_at if vitals else 0.0)
+        is_over = time.monotonic() - renewed_at > self._settings.lease_seconds
+        if is_over and not self.is_lost:
+            logger.warning("the lease is over, and nobody could renew it: nothing is fetched until somebody can")
+            self._lease.doubt()
+        elif self.is_lost and not is_over:
+            logger.info("the lease was renewed")
+            self._lease.trust()
+        self.is_lost = is_over

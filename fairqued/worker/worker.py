@@ -6,43 +6,34 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from queue import Empty, SimpleQueue
 
 from redis.exceptions import RedisError
 
-from fairqued.connection import backoff_seconds, translate
+from fairqued.connection import backoff_seconds
+from fairqued.crash_points import crash_point
 from fairqued.errors import FairquedError, LateClaim, WorkerGone
-from fairqued.lease import DEFAULT_HEARTBEAT_SECONDS, DEFAULT_LEASE_SECONDS, Completion, Lease, StartedTask
+from fairqued.keys import base_queue
+from fairqued.lease import Completion, Lease
 from fairqued.queue import TaskQueue
-from fairqued.tasks import DEFAULT_QUEUE
 from fairqued.troubles import Troubles
 from fairqued.validation import check_queue_name
 from fairqued.worker.bell import BLOCK_SECONDS, Bell, Waker, wait_any
 from fairqued.worker.executor import Executor
 from fairqued.worker.handler import TaskHandler
 from fairqued.worker.heartbeat import Heartbeat
+from fairqued.worker.settings import WorkerSettings
+from fairqued.worker.slots import Slots
+from fairqued.worker.vitals import Wish
+from fairqued.worker.watch import Watch
 
 logger = logging.getLogger("fairqued.worker")
 
 EXIT_SLOT_DIED, EXIT_FENCED = 81, 82
+LAST_WORDS_SECONDS = 1.0
+"""For tasks that did not end in time, after it: to clean up."""
 _LOOK_AT_LEAST_EVERY_SECONDS = 5.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkerSettings:
-    """How a worker works. Times are seconds."""
-
-    queues: Sequence[str] = (DEFAULT_QUEUE,)
-    threads: int = 8
-    lease_seconds: float = DEFAULT_LEASE_SECONDS
-    heartbeat_seconds: float = DEFAULT_HEARTBEAT_SECONDS
-    unknown_function_seconds: float = 3600
-    worker_id: str | None = None
-    """Given by a master, which then puts back what is left; a worker of one's own makes one and puts back itself."""
-    pool: str = ""
+_LAST_LOOK_SECONDS = 0.05
+"""How long a worker that ends when there is nothing to do listens, after it found nothing."""
 
 
 class Worker:
@@ -55,29 +46,41 @@ class Worker:
     def __init__(self, queue: TaskQueue, handler: TaskHandler, settings: WorkerSettings | None = None) -> None:
         self._settings = settings or WorkerSettings()
         store = queue._store  # noqa: SLF001 - a worker is the other side of the queue
-        names = [check_queue_name(name) for name in self._settings.queues]
+        names = list(self._settings.queues)
+        for name in names:
+            check_queue_name(base_queue(name))
         self.worker_id = self._settings.worker_id or f"{os.urandom(8).hex()}.0.0"
         self._connection = store.connection
-        self._lease = Lease(store, names, worker_id=self.worker_id, lease_seconds=self._settings.lease_seconds)
+        self._lease = Lease(
+            store, names, worker_id=self.worker_id, lease_seconds=self._settings.lease_seconds,
+            signer=queue._signer,  # noqa: SLF001
+        )  # fmt: skip
         self._handler = handler
-        self._executor = Executor(
+        self._waker = Waker()
+        executor = Executor(
             handler, worker_id=self.worker_id, unknown_function_seconds=self._settings.unknown_function_seconds
         )
+        self._watch = Watch(
+            self._settings.hard_grace_seconds, self._settings.vitals,
+            forced_end=executor.forced_end, on_wedged=self._waker.ring,
+        )  # fmt: skip
+        self._slots = Slots(self._settings.threads, executor, self._watch, self._waker, on_death=self._slot_died)
         self._bell = Bell(store.connection, [store.keys.of("bell", name) for name in names])
-        self._inbox: SimpleQueue[StartedTask | None] = SimpleQueue()
-        self._outbox: SimpleQueue[Completion] = SimpleQueue()
-        self._running: dict[str, StartedTask] = {}
         self._undelivered: list[Completion] = []
+        self._completed = 0
         self._is_registered = False
-        self._is_asleep = False
         self._may_be_more = True
+        self._found_nothing = False
         self._look_at = 0.0
         self._next_due = float("inf")
         self._troubles = Troubles(logger, meanwhile="; running tasks go on, their completions are kept")
-        self._failed_tries = 0
+        self._heartbeat = Heartbeat(
+            self._lease, self._settings, self._troubles, on_beat=self._after_beat, on_gone=self._fenced
+        )
+        self._failed_tries = self._deaf_times = 0
         self._gone: WorkerGone | None = None
         self._stop_by: float | None = None
-        self._waker = Waker()
+        self._last_words_until = 0.0
 
     def register(self) -> None:
         """Make this worker known, with what its handler can run; `run` does it unless it was done before.
@@ -104,29 +107,25 @@ class Worker:
         """
         if not self._is_registered:
             self.register()
-        heartbeat = Heartbeat(self._lease, self._settings.heartbeat_seconds, self._troubles, on_gone=self._fenced)
-        heartbeat.start()
-        slots = ThreadPoolExecutor(self._settings.threads, thread_name_prefix="slot")
-        for _ in range(self._settings.threads):
-            slots.submit(self._serve)
+        self._heartbeat.start()
+        self._slots.open()
         try:
             while not self._is_done():
                 self._turn()
             self._tell_what_is_left()
         finally:
-            heartbeat.stop()
-            for _ in range(self._settings.threads):
-                self._inbox.put(None)
-            slots.shutdown(wait=not self._running)
+            self._heartbeat.stop()
+            self._watch.stop()
+            self._slots.close()
             self._bell.reset()
             self._waker.close()
             if self._settings.worker_id is None:
                 self._connection.give_up_at = float("inf")
         if self._gone:
             raise self._gone
-        if self._settings.worker_id is None and not self._running:
+        if self._settings.worker_id is None and not self._slots.running:
             self._lease.give_up("drain")
-        return len(self._running)
+        return len(self._slots.running)
 
     def stop(self, within_seconds: float) -> None:
         """Take no more tasks, and let those that run end within this time. Safe in a signal handler."""
@@ -136,20 +135,29 @@ class Worker:
 
     # The loop
 
-    @property
-    def _free(self) -> int:
-        return self._settings.threads - len(self._running)
-
     def _is_done(self) -> bool:
         if self._gone:
             return True
-        if self._stop_by is None:
-            return False
         self._collect()
-        return not (self._running or self._undelivered) or time.monotonic() >= self._stop_by
+        if not (self._undelivered or self._slots.awaited):
+            return self._stop_by is not None or self._found_nothing
+        return self._stop_by is not None and self._is_out_of_time(self._stop_by)
+
+    def _is_out_of_time(self, stop_by: float) -> bool:
+        if time.monotonic() < stop_by:
+            return False
+        if self._slots.awaited:
+            self._grant_last_words(stop_by)
+        return time.monotonic() >= max(stop_by, self._last_words_until)
+
+    def _grant_last_words(self, stop_by: float) -> None:
+        """Let the tasks that did not end in time clean up."""
+        if not self._last_words_until:
+            self._last_words_until = self._connection.give_up_at = stop_by + LAST_WORDS_SECONDS
+            self._tell_what_runs()
+        self._watch.interrupt_all()
 
     def _turn(self) -> None:
-        self._collect()
         wanted = self._wanted()
         if self._undelivered or (wanted and self._may_be_more):
             self._exchange(wanted)
@@ -157,21 +165,24 @@ class Worker:
             self._sleep()
 
     def _collect(self) -> None:
-        while True:
-            try:
-                ended = self._outbox.get_nowait()
-            except Empty:
-                return
-            self._running.pop(ended.task_id, None)
-            self._undelivered.append(ended)
+        completions = self._slots.collect()
+        self._undelivered += completions
+        self._completed += len(completions)
+        if self._settings.vitals and 0 < self._settings.max_tasks <= self._completed:
+            self._settings.vitals.wish_for_replacement(Wish.MAX_TASKS)
+
+    @property
+    def _takes_tasks(self) -> bool:
+        return self._stop_by is None and not self._heartbeat.is_lost
 
     def _wanted(self) -> int:
         """How many tasks to ask for. An armed bell keeps one slot free: its marker may be the last."""
-        if self._stop_by is not None:
-            return 0
-        return self._free - self._bell.is_armed
+        return self._slots.free - self._bell.is_armed if self._takes_tasks else 0
 
     def _exchange(self, wanted: int) -> None:
+        if delivers := bool(self._undelivered):
+            crash_point("before_finish")
+        began = time.monotonic()
         try:
             answer = self._lease.exchange(self._undelivered, wanted)
         except WorkerGone as error:
@@ -180,8 +191,12 @@ class Worker:
         except LateClaim:
             raise  # somebody else works under our name
         except FairquedError as error:
-            self._pause_after("exchange", error)
+            self._pause_after(error, time.monotonic() - began)
             return
+        if delivers:
+            crash_point("after_finish")
+        if answer.started:
+            crash_point("after_pop")
         self._undelivered = list(answer.unreadable)
         self._troubles.end("exchange")
         self._failed_tries = 0
@@ -191,23 +206,24 @@ class Worker:
             self._look_at = now + _LOOK_AT_LEAST_EVERY_SECONDS
             self._next_due = float("inf") if answer.next_due_seconds is None else now + answer.next_due_seconds
         for task in answer.started:
-            self._running[task.task_id] = task
-            self._inbox.put(task)
+            self._slots.start(task)
 
     def _sleep(self) -> None:
         """Until something ends here, the bell rings, the next delayed task is due, or somebody stops us."""
         now = time.monotonic()
-        if self._stop_by is not None:
+        if not self._takes_tasks:
             self._bell.reset()  # its marker is for those who take tasks
-        elif self._free and not self._bell.is_armed and not self._arm(now):
+            self._may_be_more = True
+        elif self._slots.free and not self._bell.is_armed and not self._arm(now):
             return
-        wake_at = now + BLOCK_SECONDS if self._stop_by is None else self._stop_by
+        wake_at = now + BLOCK_SECONDS if self._stop_by is None else max(self._stop_by, self._last_words_until)
+        wake_at = min(wake_at, self._bell.overdue_at)
         if self._bell.is_armed and not self._may_be_more:
             wake_at = min(wake_at, self._next_due)
-        self._is_asleep = True
+        self._waker.is_awaited = True
         sources: list[Waker | Bell] = [self._waker, self._bell] if self._bell.is_armed else [self._waker]
-        ready = wait_any(sources, 0 if not self._outbox.empty() else wake_at - now)
-        self._is_asleep = False
+        ready = wait_any(sources, 0 if self._slots.has_news else wake_at - now)
+        self._waker.is_awaited = False
         if self._waker in ready:
             self._waker.drain()
             time.sleep(0)  # a turn for the other slots: what ends at the same time is delivered together
@@ -216,60 +232,77 @@ class Worker:
 
     def _arm(self, now: float) -> bool:
         try:
-            self._bell.arm(min(self._next_due - now, BLOCK_SECONDS))
-        except (RedisError, OSError) as error:
-            self._pause_after("bell", error)
+            longest = _LAST_LOOK_SECONDS if self._settings.ends_when_empty else BLOCK_SECONDS
+            self._bell.arm(min(self._next_due - now, longest))
+        except (FairquedError, RedisError) as error:
+            self._be_deaf(error)
             return False
         return True
 
     def _hear(self, *, rang: bool) -> None:
         try:
-            if rang and self._bell.answer():
-                self._may_be_more = True
-        except (RedisError, OSError) as error:
-            self._pause_after("bell", error)
-            return
-        if self._bell.is_overdue:
-            self._pause_after("bell", TimeoutError("Redis does not answer"))
-            return
-        if time.monotonic() >= min(self._look_at, self._next_due):
+            if rang:
+                self._may_be_more |= self._bell.answer()
+                self._found_nothing = self._settings.ends_when_empty and not self._may_be_more
+                self._deaf_times = 0
+                self._troubles.end("bell")
+        except (FairquedError, RedisError) as error:
+            self._be_deaf(error)
+        now = time.monotonic()
+        if now >= self._bell.overdue_at:
+            self._bell.reset()
+            self._connection.drop_idle()  # they may be as dead, and the exchange is to tell whether Redis is away
+            self._may_be_more = True
+        elif now >= min(self._look_at, self._next_due):
             self._may_be_more = True
 
     # In trouble
 
-    def _pause_after(self, work: str, error: Exception) -> None:
-        """Wait a little, longer each time, while local completions go on gathering; but not once told to stop."""
-        self._troubles.begin(work, translate(error, self._connection.url))
+    def _pause_after(self, error: Exception, spent_seconds: float) -> None:
+        """The exchange failed: wait a little, longer each time, while local completions go on gathering."""
+        self._troubles.begin("exchange", error)
         self._bell.reset()
         self._may_be_more = True
-        pause = backoff_seconds(self._failed_tries)
+        self._pause(backoff_seconds(self._failed_tries, spent_seconds))
         self._failed_tries += 1
+
+    def _be_deaf(self, error: Exception) -> None:
+        """The bell failed: look without it. That it fails is told only if it does so while the exchange works."""
+        self._bell.reset()
+        self._may_be_more = True
+        if self._deaf_times:
+            self._troubles.begin("bell", error)
+            self._pause(backoff_seconds(self._deaf_times))
+        self._deaf_times += 1
+
+    def _pause(self, seconds: float) -> None:
+        """Until something ends here, or somebody stops us."""
         if self._stop_by is not None:
-            pause = min(pause, self._stop_by - time.monotonic())
-        if wait_any([self._waker], pause):
+            seconds = min(seconds, max(self._stop_by, self._last_words_until) - time.monotonic())
+        if wait_any([self._waker], seconds):
             self._waker.drain()
 
     def _tell_what_is_left(self) -> None:
         if self._undelivered:
             ids = ", ".join(each.task_id for each in self._undelivered)
             logger.warning("these tasks ended, could not be completed, and will run again: %s", ids)
-        if self._running:
-            what = "are left to the end of the lease" if self._settings.worker_id is None else "are handed back"
-            logger.warning("these tasks did not end in time, and %s: %s", what, ", ".join(self._running))
+        if self._slots.running and not self._last_words_until:
+            self._tell_what_runs()
+
+    def _tell_what_runs(self) -> None:
+        what = "are left to the end of the lease" if self._settings.worker_id is None else "are handed back"
+        logger.warning("these tasks did not end in time, and %s: %s", what, ", ".join(self._slots.running))
 
     # Other threads
 
-    def _serve(self) -> None:
-        """A slot: run tasks from the inbox until told to end. A slot that breaks would hold its task for ever."""
-        try:
-            while (task := self._inbox.get()) is not None:
-                self._outbox.put(self._executor.run(task))
-                if self._is_asleep:
-                    self._is_asleep = False  # one ring is enough for all that end meanwhile
-                    self._waker.ring()
-        except BaseException:
-            logger.exception("a slot died; this process ends, so that its tasks are put back")
-            os._exit(EXIT_SLOT_DIED)
+    def _after_beat(self) -> None:
+        self._watch.interrupt_cancelled()
+        self._waker.ring()  # the lease may be lost, or there again
+
+    @staticmethod
+    def _slot_died(error: BaseException) -> None:
+        logger.error("a slot died; this process ends, so that its tasks are put back", exc_info=error)
+        os._exit(EXIT_SLOT_DIED)
 
     def _fenced(self, error: WorkerGone) -> None:
         self._gone = error
