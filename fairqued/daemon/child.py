@@ -16,12 +16,15 @@ from pathlib import Path
 
 import setproctitle
 
+from fairqued.crash_points import crash_point
 from fairqued.daemon import exits, log, signals
 from fairqued.daemon.config import Config, PoolSettings
 from fairqued.daemon.identity import lock_worker_file
+from fairqued.daemon.stacks import all_stacks
 from fairqued.errors import WorkerGone
 from fairqued.queue import TaskQueue, use_as_default
 from fairqued.worker import FunctionTaskHandler, TaskHandler, Worker, WorkerSettings
+from fairqued.worker.vitals import Vitals
 from fairqued.worker.worker import EXIT_FENCED
 
 logger = logging.getLogger("fairqued.worker")
@@ -42,6 +45,9 @@ class Birth:
     config: Config
     redis_url: str
     lock_file: Path
+    vitals: Vitals
+    ends_when_empty: bool
+    """Whether it ends once its queues are empty."""
     boot_fd: int
     """Where it says `ready`, or why it cannot be."""
     master_fd: int
@@ -79,9 +85,13 @@ def live(birth: Birth) -> int:
 
 def _boot(birth: Birth) -> Worker:
     """A registered worker. Raises whatever user modules raise, and QueueUnavailable."""
+    crash_point("booting")
     config = birth.config
     add_python_path(config.python_path)
-    queue = TaskQueue(birth.redis_url, namespace=config.namespace, timeout_seconds=config.redis.timeout_seconds)
+    queue = TaskQueue(
+        birth.redis_url, namespace=config.namespace, timeout_seconds=config.redis.timeout_seconds,
+        signing_keys_file=config.security.signing_keys_file,
+    )  # fmt: skip
     use_as_default(queue)
     settings = WorkerSettings(
         queues=birth.pool.queue_names,
@@ -91,9 +101,13 @@ def _boot(birth: Birth) -> Worker:
         unknown_function_seconds=config.worker.unknown_function_seconds,
         worker_id=birth.worker_id,
         pool=birth.pool.name,
+        vitals=birth.vitals,
+        max_tasks=birth.pool.max_tasks,
+        ends_when_empty=birth.ends_when_empty,
     )
     worker = Worker(queue, make_handler(config, birth.pool), settings)
     worker.register()
+    crash_point("registered")
     return worker
 
 
@@ -134,9 +148,14 @@ def _arm(stop: signal._HANDLER) -> None:
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    for number in (signal.SIGINT, signal.SIGQUIT, *signals.LATER):
+    for number in (signal.SIGINT, signal.SIGQUIT, *signals.OPERATING):
         signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR2, _dump)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.ALL)
+
+
+def _dump(_number: int, _frame: object) -> None:
+    logger.info("stacks of this worker:\n%s", all_stacks())
 
 
 def _drop_descriptors(keep: set[int]) -> None:

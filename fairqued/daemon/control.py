@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import queue
 import socket
 import threading
 from collections.abc import Callable
@@ -21,6 +22,43 @@ logger = logging.getLogger("fairqued.control")
 
 _MAX_REQUEST_BYTES = 65_536
 _TALK_SECONDS = 2.0
+_ANSWER_SECONDS = 10.0
+
+Answer = dict[str, Any]
+
+
+class Refusal(Exception):
+    """A request cannot be carried out: the reason, for people."""
+
+
+class Request:
+    """An order from the control socket, carried out by the master's loop."""
+
+    def __init__(self, said: dict[str, Any]) -> None:
+        self.said = said
+        self._answer: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+
+    @property
+    def command(self) -> str:
+        """What to do."""
+        return str(self.said.get("command"))
+
+    def answer(self, carry_out: Callable[[], Answer]) -> None:
+        """Carry it out, and let whoever asked know how that went."""
+        try:
+            self._answer.put({"ok": carry_out()})
+        except (Refusal, ConfigError) as refusal:
+            self._answer.put({"error": str(refusal)})
+        except BaseException as error:
+            self._answer.put({"error": f"{type(error).__name__}: {error}"})
+            raise
+
+    def wait(self) -> Answer:
+        """The answer, in the thread that asked."""
+        try:
+            return self._answer.get(timeout=_ANSWER_SECONDS)
+        except queue.Empty:
+            return {"error": "the daemon is busy and has not answered; look at its log"}
 
 
 class ControlServer:
@@ -52,10 +90,10 @@ class ControlServer:
             self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread out of `accept`
         self._socket.close()
 
-    def start(self, gate: ForkGate, status: Callable[[], dict[str, Any]]) -> None:
-        """Begin to answer."""
+    def start(self, gate: ForkGate, status: Callable[[], Answer], orders: Callable[[Request], None]) -> None:
+        """Begin to answer. `orders` hands a request to the master's loop."""
         self._socket.listen(16)
-        threading.Thread(target=self._serve, args=(gate, status), name="control", daemon=True).start()
+        threading.Thread(target=self._serve, args=(gate, status, orders), name="control", daemon=True).start()
 
     def _remove_stale(self) -> None:
         with socket.socket(socket.AF_UNIX) as probe:
@@ -64,7 +102,7 @@ class ControlServer:
         if self._path.is_socket():
             self._path.unlink(missing_ok=True)
 
-    def _serve(self, gate: ForkGate, status: Callable[[], dict[str, Any]]) -> None:
+    def _serve(self, gate: ForkGate, status: Callable[[], Answer], orders: Callable[[Request], None]) -> None:
         while True:
             try:
                 talk, _ = self._socket.accept()
@@ -73,10 +111,10 @@ class ControlServer:
             try:
                 with talk:
                     talk.settimeout(_TALK_SECONDS)
-                    request = _read_line(talk)
+                    said = _read_line(talk)
                     with gate.work():
-                        answer = _answer(request, status)
-                    talk.sendall(answer)
+                        answer = _answer(said, status, orders)
+                    talk.sendall(_line(answer.wait() if isinstance(answer, Request) else answer))
             except OSError:
                 pass  # whoever asked is gone
             except Exception:
@@ -84,18 +122,22 @@ class ControlServer:
                     logger.exception("a request on the control socket failed")
 
 
-def _answer(request: bytes, status: Callable[[], dict[str, Any]]) -> bytes:
+def _answer(said: bytes, status: Callable[[], Answer], orders: Callable[[Request], None]) -> Answer | Request:
+    """The answer, or the request that waits for it."""
     try:
-        command = orjson.loads(request)["command"]
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        return _line({"error": 'expected one line of JSON: {"command": …}'})
-    match command:
+        request = Request(dict(orjson.loads(said)))
+    except (orjson.JSONDecodeError, TypeError, ValueError):
+        return {"error": 'expected one line of JSON: {"command": …}'}
+    match request.command:
         case "status":
-            return _line({"ok": status()})
+            return {"ok": status()}
         case "ping":
-            return _line({"ok": "pong"})
-        case _:
-            return _line({"error": f"unknown command {command!r}"})
+            return {"ok": "pong"}
+        case "reload" | "drain" | "scale":
+            orders(request)
+            return request
+        case unknown:
+            return {"error": f"unknown command {unknown!r}"}
 
 
 def _read_line(talk: socket.socket) -> bytes:
@@ -108,5 +150,5 @@ def _read_line(talk: socket.socket) -> bytes:
     return data
 
 
-def _line(answer: dict[str, Any]) -> bytes:
+def _line(answer: Answer) -> bytes:
     return orjson.dumps(answer) + b"\n"

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+
+import orjson
 
 from fairqued.worker.worker import EXIT_FENCED, EXIT_SLOT_DIED
 
@@ -46,6 +49,14 @@ def in_words(wait_status: int) -> str:
     if code >= 0:
         return _WORDS.get(code, f"ended with exit code {code}")
     return f"was sent {_signal_name(-code)}" + (", perhaps out of memory" if -code == signal.SIGKILL else "")
+
+
+def as_error(wait_status: int) -> bytes:
+    """The end of a process as the error of a task that is held to have caused it (JSON)."""
+    code = exit_code(wait_status)
+    cause = {"signal": _signal_name(-code)} if code < 0 else {"exit_code": code}
+    message = f"the process that ran this task {in_words(wait_status)}"
+    return orjson.dumps({"type": "ProcessDied", "message": message, **cause, "at": time.time()})
 
 
 def exit_code(wait_status: int) -> int:

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import orjson
 
+from fairqued.scheduler.scheduler import Death
+
 _FLOCK = "hhqqi4x"
 _KILL_WAIT_SECONDS = 10.0
 
@@ -86,23 +88,29 @@ class StateDirectory:
         """Leave a trace of a worker before it is forked, so that a successor looks after it."""
         self.worker_file(worker_id).touch(mode=0o600)
 
-    def remember(self, worker_id: str, why: str) -> None:
+    def remember(self, death: Death) -> None:
         """Note how a worker ended, for a successor that may have to put back its tasks."""
         with suppress(OSError):  # on a full disk the successor takes it for lost
-            self.worker_file(worker_id).write_text(why)
+            self.worker_file(death.worker_id).write_bytes(death.why.encode() + b"\n" + death.error)
 
     def forget(self, worker_id: str) -> None:
         """Remove the trace of a worker whose tasks have been put back."""
         self.worker_file(worker_id).unlink(missing_ok=True)
 
-    def predecessors(self) -> dict[str, str]:
-        """Workers of earlier masters whose tasks were not put back yet, with what was noted of their end.
+    def predecessors(self) -> list[Death]:
+        """Workers of earlier masters whose tasks were not put back yet; lost, unless it was noted how they ended.
 
         Those that still live are killed first; one that cannot be killed is left to its lease. In a copied directory
         there are none: the files in it tell of the original's workers.
         """
         left = sorted(self._workers.glob(f"{self.instance}.*.lock"))
-        return {file.stem: file.read_text(errors="replace") for file in left if kill_holder(file)}
+        return [_noted(file) for file in left if kill_holder(file)]
+
+
+def _noted(file: Path) -> Death:
+    why, _, error = file.read_bytes().partition(b"\n")
+    is_known = why in (b"drain", b"death", b"crash")
+    return Death(worker_id=file.stem, why=why.decode() if is_known else "lost", error=error)
 
 
 def lock_worker_file(path: Path) -> int:

@@ -6,13 +6,15 @@ import logging
 import sys
 import time
 from io import TextIOWrapper
-from typing import Literal
+from textwrap import indent
+from typing import Any, Literal
 
 from pythonjsonlogger.json import JsonFormatter
 
 from fairqued.context import current_task
+from fairqued.terminal import escaped, escaped_lines
 
-_TEXT = "%(asctime)s %(levelname)-7s %(process)d %(name)s: %(message)s"
+_BELOW = "    "
 
 
 class _Json(JsonFormatter):
@@ -26,6 +28,22 @@ class _Json(JsonFormatter):
             "%(asctime)s %(levelname)s %(name)s %(process)d %(message)s",
             rename_fields={"asctime": "time", "levelname": "level", "name": "logger", "process": "pid"},
         )
+
+
+class _Text(logging.Formatter):
+    """One line a record, whatever ids and names are in it; a traceback below it cannot pass for another record."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(process)d %(name)s: %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        return escaped(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - as above
+        return indent(escaped_lines(super().formatException(ei)), _BELOW)
+
+    def formatStack(self, stack_info: str) -> str:  # noqa: N802 - as above
+        return indent(escaped_lines(super().formatStack(stack_info)), _BELOW)
 
 
 class _AddTask(logging.Filter):
@@ -56,7 +74,7 @@ def set_up(level: str, form: Literal["auto", "text", "json"]) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(_AddTask())
     if form == "text" or (form == "auto" and sys.stderr.isatty()):
-        handler.setFormatter(logging.Formatter(_TEXT))
+        handler.setFormatter(_Text())
     else:
         handler.setFormatter(_Json())
     root = logging.getLogger()

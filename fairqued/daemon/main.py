@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 import click
 
-from fairqued.daemon import exits
+from fairqued.daemon import exits, signals
 from fairqued.daemon.config import Config, find_config_paths, load
 from fairqued.errors import ConfigError, FairquedError
+from fairqued.terminal import escaped_lines
 from fairqued.version import __version__
 
 _EPILOG = (
@@ -32,18 +34,20 @@ def cli(context: click.Context, files: tuple[Path, ...], *, check: bool) -> None
     """Run the fairqued daemon in the foreground: it forks workers, and runs the tasks of its queues fairly."""
     if context.invoked_subcommand:
         return
-    config = _load(os.environ, files)
+    load_again = partial(_load, dict(os.environ), files)
+    config = _or_fail(load_again)
     if check:
         click.echo("OK")
         return
-    _run(config)
+    _run(config, load_again)
 
 
 @cli.command()
 @click.argument("module")
 @click.option("--state-dir", type=click.Path(path_type=Path), help="Where its data is kept [default: .fairqued].")
 @click.option("--threads", type=click.IntRange(1), default=4, show_default=True, help="Tasks that run at once.")
-def dev(module: str, state_dir: Path | None, threads: int) -> None:
+@click.option("--reload", "reloads", is_flag=True, help="Replace the worker when a Python file here changes.")
+def dev(module: str, state_dir: Path | None, threads: int, *, reloads: bool) -> None:
     """Run the tasks of MODULE for development: one worker process, an embedded Redis, logs as text."""
     place = (state_dir or Path(".fairqued")).resolve()
     environ = {
@@ -54,7 +58,8 @@ def dev(module: str, state_dir: Path | None, threads: int) -> None:
         "FAIRQUED__LOGGING__FORMAT": "text",
     }
     click.echo(f"export FAIRQUED_REDIS_URL=fairqued://{place}", err=True)
-    _run(_load(environ), ends_if_boot_fails=True)
+    load_again = partial(_load, environ)
+    _run(_or_fail(load_again), load_again, ends_if_boot_fails=not reloads, watches_sources=reloads)
 
 
 @cli.command()
@@ -80,28 +85,33 @@ def demo(files: int | None, state_dir: Path | None) -> None:
 
 def _load(environ: Mapping[str, str], files: tuple[Path, ...] | None = None) -> Config:
     """The configuration of the files that were given or are found; without any it is that of `environ` alone."""
+    return load([] if files is None else find_config_paths(files, environ), environ)
+
+
+def _or_fail(load_config: Callable[[], Config]) -> Config:
     try:
-        return load([] if files is None else find_config_paths(files, environ), environ)
+        return load_config()
     except ConfigError as error:
         _fail(str(error), exits.BAD_USAGE)
 
 
-def _run(config: Config, *, ends_if_boot_fails: bool = False) -> None:
+def _run(config: Config, load_again: Callable[[], Config], **how: bool) -> None:
     from fairqued.daemon.run import run_daemon  # noqa: PLC0415 - `--check` and `--help` need none of it
 
     try:
-        run_daemon(config, ends_if_boot_fails=ends_if_boot_fails)
+        run_daemon(config, load_again, **how)
     except exits.Failure as failure:
         _fail(str(failure), failure.exit_code)
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    click.echo(f"fairqued: {message}", err=True)
+    click.echo(f"fairqued: {escaped_lines(message)}", err=True)
     sys.exit(code)
 
 
 def main() -> None:
     """Entry point."""
+    signals.postpone_orders()
     cli()
 
 

@@ -1,4 +1,4 @@
-"""What a daemon's configuration says about its namespace, in the form that configure.lua takes."""
+"""What a daemon's configuration says about its namespace: for configure.lua, and for the scheduler's chores."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import hashlib
 import orjson
 
 from fairqued.daemon.config import Config
+from fairqued.scheduler.scheduler import Settings as SchedulerSettings
 from fairqued.state import Priority
 from fairqued.store import Store
 
@@ -41,3 +42,17 @@ def _users(config: Config) -> dict[str, dict[str, dict[str, object]]]:
         user_id: {name: {"value": limits[name], "origin": "yaml"} for name in _APPLIED_LIMITS if name in limits}
         for user_id, limits in given.items()
     }
+
+
+def scheduler_settings(config: Config) -> SchedulerSettings:
+    """What the scheduler's thread needs to know, in its own units."""
+    keep = config.retention
+    return SchedulerSettings(
+        lease_us=int(config.worker.lease_seconds * 1e6),
+        finished=(int(keep.finished_seconds * 1e6), keep.finished_max),
+        failed=(int(keep.failed_seconds * 1e6), keep.failed_max),
+        dedup_us=int(keep.dedup_seconds * 1e6),
+        max_crashes=config.worker.max_crashes,
+        queues=tuple(dict.fromkeys(queue for pool in config.pools for queue in pool.queue_names)),
+        only_own_workers=not config.scheduler.enabled,
+    )

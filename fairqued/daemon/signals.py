@@ -10,8 +10,18 @@ from contextlib import contextmanager, suppress
 
 ALL = frozenset(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
-LATER = (signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR1, signal.SIGUSR2)
-"""What a master will understand in a later release; they must not end it."""
+OPERATING = (signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR1, signal.SIGUSR2)
+"""Orders to a running master: reload, one worker more or less, reopen logs, dump."""
+
+
+def postpone_orders() -> None:
+    """Until a loop takes the signals over: orders wait, and do not end the process."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, OPERATING)
+
+
+def end_undisturbed() -> None:
+    """The last thing of a process that ends in good order: no further signal changes its exit code."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, ALL)
 
 
 def interrupt_when_told_to_stop() -> None:
@@ -47,6 +57,7 @@ class SignalQueue:
         signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
         for number in self._wanted:
             signal.signal(number, _note)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._wanted)
 
     def wait(self, timeout_seconds: float, others: Iterable[int] = ()) -> tuple[list[signal.Signals], list[int]]:
         """Signals that came, and those of the descriptors `others` that can be read, after at most the timeout."""

@@ -9,12 +9,13 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from fairqued.store import CHUNK, Store
+from fairqued.crash_points import crash_point
+from fairqued.store import CHUNK, Ended, Store
 from fairqued.troubles import Troubles
 
 logger = logging.getLogger("fairqued.scheduler")
@@ -41,6 +42,9 @@ class Settings:
     finished: tuple[int, int]
     failed: tuple[int, int]
     dedup_us: int
+    max_crashes: int = 3
+    queues: Sequence[str] = ()
+    """The queues that the master's workers serve."""
     only_own_workers: bool = False
     """Leave promoting and trimming to the schedulers of other daemons."""
 
@@ -60,24 +64,45 @@ class Chore:
     due_at: float = 0.0
 
 
-@dataclass(frozen=True)
-class _PutBack:
+@dataclass(frozen=True, kw_only=True)
+class Death:
+    """A worker that is gone, and what is to become of the tasks it held."""
+
     worker_id: str
     why: str
-    done: Callable[[str], None]
+    """As for reclaim.lua: death, crash, drain or lost."""
+    error: bytes = b""
+    """JSON, for a task that is given up because it crashed too often."""
+    wills: Sequence[Ended] = ()
+    """How tasks end that were past their hard deadline."""
+
+
+class Master(Protocol):
+    """Who a scheduler works for."""
+
+    def living(self) -> list[str]:
+        """The workers whose leases it vouches for."""
+
+    def renewed(self, worker_ids: Iterable[str]) -> None:
+        """The leases of these were renewed just now."""
+
+    def hidden_work(self, queues: Sequence[str]) -> None:
+        """The hidden queues of these have work that nobody may serve but a worker with one slot."""
+
+    def put_back(self, worker_id: str) -> None:
+        """All that this worker held was put back."""
 
 
 class TaskScheduler:
     """Ticks, promotes, trims, and puts back the tasks of dead workers as soon as it is told of them."""
 
-    def __init__(self, store: Store, gate: Gate, settings: Settings, *, living: Callable[[], Iterable[str]]) -> None:
-        """`living` names the workers whose leases this master vouches for."""
-        self._store, self._gate, self._settings, self._living = store, gate, settings, living
-        self._chores = [Chore("tick", _TICK_SECONDS, self.tick)]
-        if not settings.only_own_workers:
-            self._chores += [Chore("promote", _PROMOTE_SECONDS, self.promote), Chore("trim", _TICK_SECONDS, self.trim)]
-        self._dead: deque[_PutBack] = deque()
+    def __init__(self, store: Store, gate: Gate, settings: Settings, master: Master) -> None:
+        """`master` is called from the scheduler's thread."""
+        self._store, self._gate, self._master = store, gate, master
+        self._dead: deque[Death] = deque()
+        self._errands: deque[Callable[[Store], object]] = deque()
         self._wake = threading.Event()
+        self.settle(settings)
         self._stopping = False
         self._troubles = Troubles(logger)
         self._thread: threading.Thread | None = None
@@ -98,9 +123,22 @@ class TaskScheduler:
         if self._thread is not None:
             self._thread.join()
 
-    def put_back(self, worker_id: str, why: str, done: Callable[[str], None]) -> None:
-        """Put back what a dead worker held, at once or as soon as Redis answers; then call `done(worker_id)`."""
-        self._dead.append(_PutBack(worker_id, why, done))
+    def settle(self, settings: Settings) -> None:
+        """Work with these settings from now on."""
+        self._settings = settings
+        chores = [Chore("tick", _TICK_SECONDS, self.tick)]
+        if not settings.only_own_workers:
+            chores += [Chore("promote", _PROMOTE_SECONDS, self.promote), Chore("trim", _TICK_SECONDS, self.trim)]
+        self._chores = chores
+
+    def put_back(self, death: Death) -> None:
+        """Put back what a dead worker held, at once or as soon as Redis answers."""
+        self._dead.append(death)
+        self._wake.set()
+
+    def run_errand(self, errand: Callable[[Store], object]) -> None:
+        """Do something once, at once or as soon as Redis answers."""
+        self._errands.append(errand)
         self._wake.set()
 
     def finish_put_back(self, timeout_seconds: float) -> list[str]:
@@ -114,7 +152,7 @@ class TaskScheduler:
     @property
     def sees_redis(self) -> bool:
         """Whether Redis answered the last call."""
-        return self._troubles.away_since is None
+        return self._troubles.is_answered
 
     def redis_state(self) -> dict[str, Any]:
         """Whether Redis answers, and since when it does not (seconds)."""
@@ -124,7 +162,7 @@ class TaskScheduler:
     def _run(self) -> None:
         while not self._stopping:
             self._wake.clear()
-            pause = self._put_back_all()
+            pause = min(self._put_back_all(), self._run_errands())
             now = time.monotonic()
             for chore in self._chores:
                 if chore.due_at <= now and not self._stopping:
@@ -137,14 +175,16 @@ class TaskScheduler:
 
     def tick(self) -> bool:
         """Renew and judge leases."""
-        judged, put_back, dead = self._store.tick(
-            self._settings.lease_us, self._settings.silence_us, list(self._living())
-        )
-        if not judged:
+        living = self._master.living()
+        tick = self._store.tick(self._settings.lease_us, self._settings.silence_us, living, self._settings.queues)
+        self._master.renewed(living)
+        if not tick.judged:
             logger.warning("no tick for a while: all leases are renewed, none is judged")
-        if dead:
-            logger.warning("lease over: %s; %d tasks put back", ", ".join(dead), put_back)
-        return bool(dead)
+        if tick.dead:
+            logger.warning("lease over: %s; %d tasks put back", ", ".join(tick.dead), tick.put_back)
+        if tick.hidden:
+            self._master.hidden_work(tick.hidden)
+        return bool(tick.dead)
 
     def promote(self) -> bool:
         """Queue delayed tasks whose time has come."""
@@ -166,14 +206,34 @@ class TaskScheduler:
         return float("inf")
 
     def _put_back_one(self) -> bool:
-        each = self._dead[0]
-        put_back, left = self._store.reclaim(each.worker_id, each.why)
+        dead = self._dead[0]
+        put_back, left = self._store.reclaim(
+            dead.worker_id, dead.why, max_crashes=self._settings.max_crashes, error=dead.error, wills=dead.wills
+        )
+        crash_point("in_reclaim")
         if put_back:
-            logger.info("%d tasks of %s put back (%s)", put_back, each.worker_id, each.why)
+            logger.info("%d tasks of %s put back (%s)", put_back, dead.worker_id, dead.why)
         if not left:
             self._dead.popleft()
-            each.done(each.worker_id)
+            self._master.put_back(dead.worker_id)
+            self._tick_soon()  # it tells of suspects
         return bool(left)
+
+    def _tick_soon(self) -> None:
+        for chore in self._chores:
+            if chore.name == "tick":
+                chore.due_at = 0.0
+
+    def _run_errands(self) -> float:
+        while self._errands:
+            if self._attempt("errand", self._run_errand) is None:
+                return _RETRY_SECONDS
+        return float("inf")
+
+    def _run_errand(self) -> bool:
+        self._errands[0](self._store)
+        self._errands.popleft()
+        return False
 
     def _attempt(self, name: str, run_once: Callable[[], bool]) -> bool | None:
         """One unit of work at the gate; None when it failed. An error never ends the thread, and is told once."""

@@ -9,8 +9,8 @@ import pytest
 
 from fairqued import TaskQueue
 from fairqued.connection import make_client
+from fairqued.doctor.fsck import fsck
 from tests.support.daemon import LATE, Daemon
-from tests.support.fsck import fsck
 from tests.support.servers import RedisServer
 
 StartDaemon = Callable[..., Daemon]

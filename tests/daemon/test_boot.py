@@ -96,3 +96,25 @@ def test_dev_runs_the_tasks_of_a_module(short_path: Path) -> None:
         daemon.send_signal(signal.SIGINT)
         assert "fairqued has stopped" in daemon.stderr.read()
     assert daemon.returncode == 0
+
+
+def test_dev_with_reload_takes_changed_code_and_outlives_mistakes(short_path: Path) -> None:
+    source = short_path / "mine.py"
+    source.write_text("from fairqued import task\n\n@task\ndef answer():\n    return 1\n")
+    log = short_path / "log"
+    with (
+        log.open("wb") as stderr,
+        subprocess.Popen([*PROGRAM, "dev", "mine", "--reload"], cwd=short_path, stderr=stderr) as daemon,
+    ):
+        wait_until(lambda: "is ready" in log.read_text(), LATE, "it is up")
+        queue = TaskQueue(f"fairqued://{short_path}/.fairqued", user_id="alice", timeout_seconds=LATE)
+        assert queue.enqueue(Task[Any](func="mine:answer")).result(LATE) == 1
+        source.write_text("from fairqued import task\n\n@task\ndef answer():\n    return 1 +\n")
+        wait_until(lambda: "SyntaxError" in log.read_text(), LATE, "the mistake is told")
+        assert queue.enqueue(Task[Any](func="mine:answer")).result(LATE) == 1
+        source.write_text("from fairqued import task\n\n@task\ndef answer():\n    return 20 + 22\n")
+        wait_until(lambda: "all workers are replaced" in log.read_text(), LATE, "the change is taken")
+        assert queue.enqueue(Task[Any](func="mine:answer")).result(LATE) == 42
+        queue.close()
+        daemon.send_signal(signal.SIGINT)
+    assert daemon.returncode == 0

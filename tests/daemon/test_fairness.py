@@ -7,9 +7,9 @@ from collections.abc import Iterable
 import pytest
 
 from fairqued import Task, TaskQueue
+from fairqued.doctor.snapshot import Snapshot, read_snapshot
 from tests.daemon.conftest import StartDaemon
 from tests.support.process_tasks import sleep
-from tests.support.snapshot import Snapshot, read_snapshot
 
 pytestmark = pytest.mark.process
 

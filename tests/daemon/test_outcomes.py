@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from fairqued import Reason, Task, TaskFailed, TaskQueue, TaskState
+from fairqued.doctor.fsck import fsck
 from tests.support import process_tasks
 from tests.support.daemon import LATE, Daemon
-from tests.support.fsck import fsck
 from tests.support.servers import RedisServer
 from tests.support.wait import wait_until
 

@@ -9,9 +9,9 @@ from contextlib import AbstractContextManager, contextmanager
 import pytest
 
 from fairqued import TaskQueue
+from fairqued.doctor.fsck import fsck
 from tests.daemon.conftest import StartDaemon
 from tests.support.daemon import LATE
-from tests.support.fsck import fsck
 from tests.support.process_tasks import add, hold
 from tests.support.servers import RedisServer
 from tests.support.wait import wait_until

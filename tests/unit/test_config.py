@@ -711,10 +711,6 @@ def test_settings_that_are_not_yet_in_effect_are_named(write: Write) -> None:
             "pools[0].queues",
             "pools[1].queues[1].domain",
             "pools[1].async_slots",
-            "pools[1].max_tasks",
-            "pools[1].max_rss_mb",
-            "worker.wedged_seconds",
-            "worker.max_crashes",
             "fairness.group_separator",
             "user_defaults.max_queued",
             "user_defaults.rate",
@@ -724,7 +720,6 @@ def test_settings_that_are_not_yet_in_effect_are_named(write: Write) -> None:
             "users.al.max_share",
             "groups",
             "limits.max_queued_per_queue",
-            "security.signing_keys_file",
             "metrics.listen",
             "schedules",
         ]

@@ -15,6 +15,7 @@ import pytest
 
 from fairqued.daemon import identity
 from fairqued.daemon.identity import StateDirectory, StateDirUnusable, kill_holder, lock_holder, write_whole
+from fairqued.scheduler.scheduler import Death
 
 HOLD = """
 import fcntl, os, sys
@@ -45,6 +46,11 @@ def reopen(state: StateDirectory) -> StateDirectory:
     """As the next daemon finds it."""
     os.close(state._lock_fd)
     return StateDirectory(state.path)
+
+
+def names(state: StateDirectory) -> list[str]:
+    """The workers of predecessors."""
+    return [death.worker_id for death in state.predecessors()]
 
 
 def test_the_instance_is_kept_and_boots_are_counted(path: Path) -> None:
@@ -86,8 +92,8 @@ def test_a_copied_directory_gets_a_new_id_and_no_workers(path: Path, tmp_path: P
     shutil.copytree(path, tmp_path / "copy")
     copy = StateDirectory(tmp_path / "copy")
     assert copy.instance != original.instance
-    assert copy.predecessors() == {}
-    assert list(reopen(original).predecessors()) == [worker]
+    assert names(copy) == []
+    assert names(reopen(original)) == [worker]
 
 
 def test_another_host_gets_a_new_id(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,16 +123,30 @@ def test_predecessors_are_those_not_forgotten_with_what_was_noted(path: Path) ->
     ids = [first.new_worker_id() for _ in range(3)]
     for worker_id in ids:
         first.announce(worker_id)
-    first.remember(ids[0], "drain")
+    first.remember(Death(worker_id=ids[0], why="drain"))
     first.forget(ids[1])
-    assert reopen(first).predecessors() == {ids[0]: "drain", ids[2]: ""}
+    assert reopen(first).predecessors() == [Death(worker_id=ids[0], why="drain"), Death(worker_id=ids[2], why="lost")]
+
+
+def test_what_killed_a_predecessor_is_noted_whole(path: Path) -> None:
+    first = StateDirectory(path)
+    crashed = Death(worker_id=first.new_worker_id(), why="crash", error=b'{"signal":"SIGSEGV"}')
+    first.remember(crashed)
+    assert reopen(first).predecessors() == [crashed]
+
+
+def test_a_note_that_makes_no_sense_counts_for_nothing(path: Path) -> None:
+    first = StateDirectory(path)
+    worker_id = first.new_worker_id()
+    first.worker_file(worker_id).write_bytes(b"\xff\xfe\n")
+    assert [death.why for death in reopen(first).predecessors()] == ["lost"]
 
 
 def test_a_living_predecessor_is_killed_first(path: Path) -> None:
     state = StateDirectory(path)
     worker_id = state.new_worker_id()
     with held_by_another(state.worker_file(worker_id)) as orphan:
-        assert list(state.predecessors()) == [worker_id]
+        assert names(state) == [worker_id]
         assert orphan.wait() == -signal.SIGKILL
 
 
@@ -136,8 +156,8 @@ def test_one_that_cannot_be_killed_is_left_to_its_lease(path: Path, monkeypatch:
     monkeypatch.setattr(identity, "_KILL_WAIT_SECONDS", 0.1)
     monkeypatch.setattr(identity, "lock_holder", lambda _: None)
     with held_by_another(state.worker_file(worker_id)):
-        assert state.predecessors() == {}
-    assert list(state.predecessors()) == [worker_id]
+        assert names(state) == []
+    assert names(state) == [worker_id]
 
 
 def test_a_holder_that_cannot_be_seen_is_never_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

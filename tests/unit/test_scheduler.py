@@ -1,15 +1,17 @@
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, cast
 
 import pytest
 
 from fairqued.daemon.gate import ForkGate
 from fairqued.errors import NotAllowed, QueueUnavailable, ScriptError
-from fairqued.scheduler.scheduler import Settings, TaskScheduler
-from fairqued.store import Store
+from fairqued.scheduler.scheduler import Death, Settings, TaskScheduler
+from fairqued.store import Ended, Store, Tick
 
-SETTINGS = Settings(lease_us=15_000_000, finished=(1, 1), failed=(1, 1), dedup_us=1)
+SETTINGS = Settings(
+    lease_us=15_000_000, finished=(1, 1), failed=(1, 1), dedup_us=1, max_crashes=4, queues=("mail", "default")
+)
 
 
 class FakeStore:
@@ -19,16 +21,18 @@ class FakeStore:
         self.errors: dict[str, Exception] = {}
         self.calls: list[str] = []
         self.living: list[str] = []
+        self.hidden: list[str] = []
+        self.reclaims: list[dict[str, Any]] = []
 
     def _call(self, name: str) -> None:
         self.calls.append(name)
         if error := self.errors.get(name):
             raise error
 
-    def tick(self, _lease_us: int, _silence_us: int, living: list[str]) -> tuple[bool, int, list[str]]:
+    def tick(self, _lease_us: int, _silence_us: int, living: list[str], queues: Sequence[str]) -> Tick:
         self.living = living
         self._call("tick")
-        return True, 0, []
+        return Tick(judged=True, put_back=0, dead=[], hidden=[queue for queue in queues if queue in self.hidden])
 
     def promote(self) -> tuple[int, float | None]:
         self._call("promote")
@@ -38,9 +42,31 @@ class FakeStore:
         self._call("trim")
         return 0, 0
 
-    def reclaim(self, worker_id: str, _why: str) -> tuple[int, int]:
+    def reclaim(self, worker_id: str, why: str, **rest: Any) -> tuple[int, int]:
         self._call(worker_id)
+        self.reclaims.append({"why": why, **rest})
         return 1, 0
+
+
+class FakeMaster:
+    """What a scheduler tells its master."""
+
+    def __init__(self) -> None:
+        self.renewals: list[list[str]] = []
+        self.hidden: list[str] = []
+        self.done: list[str] = []
+
+    def living(self) -> list[str]:
+        return ["w1", "w2"]
+
+    def renewed(self, worker_ids: Iterable[str]) -> None:
+        self.renewals.append(list(worker_ids))
+
+    def hidden_work(self, queues: Sequence[str]) -> None:
+        self.hidden += queues
+
+    def put_back(self, worker_id: str) -> None:
+        self.done.append(worker_id)
 
 
 @pytest.fixture
@@ -49,8 +75,13 @@ def store() -> FakeStore:
 
 
 @pytest.fixture
-def scheduler(store: FakeStore) -> TaskScheduler:
-    return TaskScheduler(cast("Store", store), ForkGate(), SETTINGS, living=lambda: ["w1", "w2"])
+def master() -> FakeMaster:
+    return FakeMaster()
+
+
+@pytest.fixture
+def scheduler(store: FakeStore, master: FakeMaster) -> TaskScheduler:
+    return TaskScheduler(cast("Store", store), ForkGate(), SETTINGS, master)
 
 
 @pytest.fixture
@@ -59,39 +90,91 @@ def said(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], list[str]]]:
         yield lambda: [record.getMessage() for record in caplog.records]
 
 
+def died(worker_id: str, why: str = "death") -> Death:
+    return Death(worker_id=worker_id, why=why)
+
+
 def attempt(scheduler: TaskScheduler, name: str) -> None:
     (chore,) = (chore for chore in scheduler._chores if chore.name == name)
     scheduler._attempt(name, chore.run_once)
 
 
-def test_ticks_vouch_for_the_living(scheduler: TaskScheduler, store: FakeStore) -> None:
+def test_ticks_vouch_for_the_living_and_the_master_hears_of_it(
+    scheduler: TaskScheduler, store: FakeStore, master: FakeMaster
+) -> None:
     attempt(scheduler, "tick")
     assert store.living == ["w1", "w2"]
+    assert master.renewals == [["w1", "w2"]]
+    store.errors["tick"] = QueueUnavailable("away")
+    attempt(scheduler, "tick")
+    assert master.renewals == [["w1", "w2"]], "nothing was renewed"
 
 
-def test_the_tasks_of_the_dead_are_put_back(scheduler: TaskScheduler, store: FakeStore) -> None:
-    done: list[str] = []
-    scheduler.put_back("dead1", "death", done.append)
-    scheduler.put_back("dead2", "death", done.append)
+def test_hidden_queues_with_work_are_told(scheduler: TaskScheduler, store: FakeStore, master: FakeMaster) -> None:
+    attempt(scheduler, "tick")
+    assert master.hidden == []
+    store.hidden = ["mail", "of another daemon"]
+    attempt(scheduler, "tick")
+    assert master.hidden == ["mail"]
+
+
+def test_the_tasks_of_the_dead_are_put_back(scheduler: TaskScheduler, store: FakeStore, master: FakeMaster) -> None:
+    scheduler.put_back(died("dead1"))
+    scheduler.put_back(died("dead2"))
     assert scheduler.finish_put_back(1) == []
-    assert done == store.calls == ["dead1", "dead2"]
+    assert master.done == store.calls == ["dead1", "dead2"]
+
+
+def test_how_a_worker_died_reaches_redis_whole(scheduler: TaskScheduler, store: FakeStore) -> None:
+    will = Ended("t", 1, "fail", 1, b"{}")
+    scheduler.put_back(Death(worker_id="dead", why="crash", error=b'{"signal":"SIGSEGV"}', wills=[will]))
+    scheduler.finish_put_back(1)
+    assert store.reclaims == [
+        {"why": "crash", "max_crashes": 4, "error": b'{"signal":"SIGSEGV"}', "wills": [will]},
+    ]
 
 
 def test_without_redis_they_are_named(scheduler: TaskScheduler, store: FakeStore) -> None:
     store.errors["dead"] = QueueUnavailable("away")
-    scheduler.put_back("dead", "death", lambda _: None)
+    scheduler.put_back(died("dead"))
     assert scheduler.finish_put_back(0.1) == ["dead"]
     store.errors.clear()
     assert scheduler.finish_put_back(1) == []
 
 
-def test_one_that_cannot_be_put_back_does_not_hold_up_the_others(scheduler: TaskScheduler, store: FakeStore) -> None:
-    done: list[str] = []
+def test_one_that_cannot_be_put_back_does_not_hold_up_the_others(
+    scheduler: TaskScheduler, store: FakeStore, master: FakeMaster
+) -> None:
     store.errors["cursed"] = ScriptError("a bug")
-    scheduler.put_back("cursed", "death", done.append)
-    scheduler.put_back("dead", "death", done.append)
+    scheduler.put_back(died("cursed"))
+    scheduler.put_back(died("dead"))
     assert scheduler.finish_put_back(1) == ["cursed"]
-    assert done == ["dead"]
+    assert master.done == ["dead"]
+
+
+def test_an_errand_is_run_once_redis_answers(scheduler: TaskScheduler, store: FakeStore) -> None:
+    ran: list[object] = []
+    failures = [QueueUnavailable("away"), QueueUnavailable("away")]
+
+    def errand(given: Store) -> None:
+        if failures:
+            raise failures.pop()
+        ran.append(given)
+
+    scheduler.run_errand(errand)
+    assert [scheduler._run_errands() < 1, scheduler._run_errands() < 1] == [True, True]
+    assert ran == []
+    assert scheduler._run_errands() == float("inf")
+    assert scheduler._run_errands() == float("inf")
+    assert ran == [store]
+
+
+def test_other_settings_hold_from_the_next_call(scheduler: TaskScheduler, store: FakeStore) -> None:
+    store.hidden = ["gpu"]
+    scheduler.settle(Settings(lease_us=1, finished=(1, 1), failed=(1, 1), dedup_us=1, only_own_workers=True))
+    assert [chore.name for chore in scheduler._chores] == ["tick"]
+    scheduler.settle(SETTINGS)
+    assert [chore.name for chore in scheduler._chores] == ["tick", "promote", "trim"]
 
 
 @pytest.mark.parametrize("error", [QueueUnavailable("Redis is away"), NotAllowed("Redis wants a password")])
@@ -105,8 +188,9 @@ def test_an_outage_is_told_once_and_its_end_once(
     assert scheduler.redis_state()["reachable"] is False
     assert said() == [str(error)]
     store.errors.clear()
-    attempt(scheduler, "tick")
-    attempt(scheduler, "tick")
+    for _ in range(2):
+        attempt(scheduler, "tick")
+        attempt(scheduler, "promote")
     assert scheduler.redis_state() == {"reachable": True, "away_seconds": 0}
     assert len(said()) == 2
     assert said()[1].startswith("Redis is back after")
@@ -122,12 +206,6 @@ def test_any_other_error_is_told_once_and_again_when_it_comes_back(
         store.errors.clear()
         attempt(scheduler, "trim")
     assert said() == ["trim failed, and is tried again and again"] * 2
-
-
-def test_a_scheduler_for_its_own_workers_alone_leaves_the_chores_to_others(store: FakeStore) -> None:
-    settings = Settings(lease_us=1, finished=(1, 1), failed=(1, 1), dedup_us=1, only_own_workers=True)
-    scheduler = TaskScheduler(cast("Store", store), ForkGate(), settings, living=list)
-    assert [chore.name for chore in scheduler._chores] == ["tick"]
 
 
 def test_the_thread_works_until_it_is_told_to_stop(scheduler: TaskScheduler, store: FakeStore) -> None:

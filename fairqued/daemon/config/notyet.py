@@ -24,10 +24,6 @@ NOT_YET_IN_EFFECT: dict[str, Callable[[object, object], bool]] = {
     "pools[].queues": _has_weights,
     "pools[].queues[].domain": _is_set,
     "pools[].async_slots": _is_set,
-    "pools[].max_tasks": _is_set,
-    "pools[].max_rss_mb": _is_set,
-    "worker.wedged_seconds": _is_set,
-    "worker.max_crashes": _is_set,
     "fairness.group_separator": _is_set,
     "user_defaults.max_queued": _is_set,
     "user_defaults.rate": _is_set,
@@ -39,7 +35,6 @@ NOT_YET_IN_EFFECT: dict[str, Callable[[object, object], bool]] = {
     "task_defaults.max_retries": _is_set,
     "limits.payload_bytes": _is_set,
     "limits.max_queued_per_queue": _is_set,
-    "security.signing_keys_file": _is_set,
     "metrics.listen": _is_set,
     "schedules": _is_set,
 }

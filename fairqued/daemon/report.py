@@ -1,0 +1,39 @@
+"""What a daemon shows of itself: the status for `fairquectl`, and the one line for service managers."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from fairqued.daemon.crew import Child, Crew, Phase, Post
+
+
+def workers(crew: Crew) -> list[dict[str, Any]]:
+    """A row for each worker, and for each post that has none."""
+    rows = [row for post in crew.posts for row in _at_post(post)]
+    return rows + [_of_child(child) for child in crew.leaving]
+
+
+def readiness(crew: Crew) -> str:
+    """How many workers are ready."""
+    posts = [post for post in crew.posts if not post.is_hidden]
+    ready = sum(post.child is not None and post.child.phase is Phase.READY for post in posts)
+    return f"{ready} of {len(posts)} workers ready"
+
+
+def _at_post(post: Post) -> list[dict[str, Any]]:
+    children = [child for child in (post.child, post.heir) if child is not None]
+    if children:
+        return [_of_child(child) for child in children]
+    return [{**_of_pool(post), "phase": "waiting", "trouble": post.trouble}]
+
+
+def _of_child(child: Child) -> dict[str, Any]:
+    return {
+        **_of_pool(child), "worker_id": child.worker_id, "pid": child.pid, "phase": child.phase.value,
+        "generation": child.generation, "age_seconds": round(time.monotonic() - child.born_at, 3),
+    }  # fmt: skip
+
+
+def _of_pool(of: Child | Post) -> dict[str, Any]:
+    return {"title": of.title, "pool": of.pool.name, "queues": list(of.pool.queue_names)}
