@@ -57,7 +57,7 @@ def _problem(value: Any, place: list[Any]) -> str | None:
 
 def _problem_of_scalar(kind: type, value: Any) -> str | None:
     if kind is str:
-        return None if _is_unicode(value) else "text with a lone surrogate is not valid Unicode"
+        return None if is_unicode(value) else "text with a lone surrogate is not valid Unicode"
     if kind is int:
         return None if _MIN_INTEGER <= value <= _MAX_INTEGER else "an integer beyond 64 bits is not portable JSON"
     if kind is float:
@@ -67,7 +67,7 @@ def _problem_of_scalar(kind: type, value: Any) -> str | None:
 
 def _problem_of_key(key: Any) -> str | None:
     if type(key) is str:
-        return None if _is_unicode(key) else "a key with a lone surrogate is not valid Unicode"
+        return None if is_unicode(key) else "a key with a lone surrogate is not valid Unicode"
     return f"the key is {type(key).__name__}; JSON keys are text"
 
 
@@ -76,7 +76,8 @@ def _no_form(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__} has no form in JSON; {remedy}"
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
+    """Whether it can be UTF-8: no lone surrogate."""
     if text.isascii():
         return True
     try:

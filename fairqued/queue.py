@@ -6,8 +6,9 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache, partial
-from typing import Any, Generic, Literal, TypeVar, Unpack, get_args
+from functools import cache, cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, Unpack, get_args
 
 from fairqued.connection import DEFAULT_TIMEOUT_SECONDS, Connection
 from fairqued.context import ambient_user, current_task
@@ -41,6 +42,9 @@ from fairqued.state import Reason, TaskState
 from fairqued.store import CHUNK, NewTask, Store
 from fairqued.tasks import DEFAULT_QUEUE, Task, TaskOptions
 from fairqued.validation import check_count, check_id, check_queue_name, check_seconds, shown
+
+if TYPE_CHECKING:
+    from fairqued.signing import Signer
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
@@ -142,11 +146,14 @@ class TaskQueue:
         namespace: str | None = None,
         user_id: str | None = None,
         timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
+        signing_keys_file: str | Path | None = None,
     ) -> None:
         """`url` falls back to `$FAIRQUED_REDIS_URL`, `namespace` to `$FAIRQUED_NAMESPACE`, else `fairque`.
 
         `timeout_seconds` is the deadline of one call with all its retries. `user_id` is whose task it is where nothing
-        else says so. Raises ConfigError when no URL is given, or a bad one.
+        else says so. With `signing_keys_file` (else `$FAIRQUED_SIGNING_KEYS_FILE`, else the systemd credential
+        `fairqued-signing-keys`), which is read at the first enqueue, tasks are signed. Raises ConfigError when no URL
+        is given, or a bad one.
         """
         url = url or os.environ.get(URL_VARIABLE)
         if not url:
@@ -154,11 +161,22 @@ class TaskQueue:
         self.namespace = namespace or os.environ.get(NAMESPACE_VARIABLE) or DEFAULT_NAMESPACE
         self.user_id = check_id(user_id, "user_id") if user_id is not None else None
         self._store = Store(Connection(url, timeout_seconds=timeout_seconds), self.namespace)
+        self._signing_keys_file = signing_keys_file
 
     def __reduce__(self) -> tuple[Callable[[], TaskQueue], tuple[()]]:
         url, seconds = self._store.connection.url, self._store.connection.timeout_seconds
-        again = partial(TaskQueue, url, namespace=self.namespace, user_id=self.user_id, timeout_seconds=seconds)
+        again = partial(
+            TaskQueue, url, namespace=self.namespace, user_id=self.user_id, timeout_seconds=seconds,
+            signing_keys_file=self._signing_keys_file,
+        )  # fmt: skip
         return again, ()
+
+    @cached_property
+    def _signer(self) -> Signer | None:
+        """Signs what is enqueued here, and checks what is started; None without keys. Raises ConfigError."""
+        from fairqued.signing import load_signer  # noqa: PLC0415 - nothing that the import of fairqued should pay for
+
+        return load_signer(self.namespace, self._signing_keys_file, os.environ)
 
     def enqueue(
         self, task: Task[R], /, *, if_exists: IfExists = "raise", **options: Unpack[TaskOptions]
@@ -236,7 +254,9 @@ class TaskQueue:
             raise InvalidTask(f"queues: expected a list of names, found {shown(queues)}")
         names = [check_queue_name(name, "queues") for name in queues]
         _check_times(lease_seconds, heartbeat_seconds)
-        return QueueLease(self._store, names, lease_seconds=lease_seconds, heartbeat_seconds=heartbeat_seconds)
+        return QueueLease(
+            self._store, names, lease_seconds=lease_seconds, heartbeat_seconds=heartbeat_seconds, signer=self._signer
+        )
 
     def close(self) -> None:
         """Close the connections; the next call opens new ones."""
@@ -254,6 +274,8 @@ class TaskQueue:
         task_id = task.task_id or os.urandom(12).hex()
         is_own_id = task.task_id is None
         spec = task.encode_spec()
+        if self._signer:
+            spec = self._signer.sign(task_id, user_id, task.queue, spec)
         return NewTask(task_id, user_id, task.queue, int(task.priority), _due(task), is_own_id, spec), task
 
     def _push(self, prepared: Sequence[tuple[NewTask, Task[R]]], if_exists: str) -> list[TaskHandle[R]]:

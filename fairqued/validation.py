@@ -17,7 +17,7 @@ _QUEUE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 _TEN_YEARS = 10 * 365 * 86_400.0
 _TEN_LEAP_YEARS = timedelta(days=10 * 366)
 _FIRST_YEAR = 1900
-_SHORTEST_TTL_SECONDS = 0.001
+_SHORTEST_TTL_SECONDS = _SHORTEST_TIMEOUT_SECONDS = 0.001
 
 
 def check_id(value: object, name: str) -> str:
@@ -109,6 +109,11 @@ def _check_ttl(value: object, name: str) -> None:
         raise InvalidTask(f"{name}: expected at least {_SHORTEST_TTL_SECONDS}; use store_result=False to store none")
 
 
+def _check_timeout(value: object, name: str) -> None:
+    if check_seconds(value, name) < _SHORTEST_TIMEOUT_SECONDS:
+        raise InvalidTask(f"{name}: expected at least {_SHORTEST_TIMEOUT_SECONDS}, found {shown(value)}")
+
+
 def _check_flag(value: object, name: str) -> None:
     if not isinstance(value, bool):
         raise InvalidTask(f"{name}: expected True or False, found {shown(value)}")
@@ -135,7 +140,7 @@ _CHECKS: dict[str, Callable[[Any, str], object]] = {
     "depends_on": _refuse_not_yet,
     "on_parent_failure": _refuse_not_yet,
     "missing_parents": _refuse_not_yet,
-    "timeout_seconds": _refuse_not_yet,
+    "timeout_seconds": _check_timeout,
     "unique_key": _refuse_not_yet,
 }
 OPTION_NAMES = frozenset(_CHECKS)

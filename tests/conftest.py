@@ -5,12 +5,26 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.support.roles import StoreOfRoles
 from tests.support.servers import RedisServer, ServerBinary, server_binaries
+from tests.support.world import World
 
 
 def pytest_report_header() -> str:
     """Say which servers the run covers."""
     return "redis servers: " + (", ".join(binary.name for binary in server_binaries()) or "none found")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """--acl: `pytest tests/lua tests/daemon --acl`."""
+    about = "work as users of Redis with the rights that `fairquectl print acl` gives to clients, workers and operators"
+    parser.addoption("--acl", action="store_true", help=about)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Obey --acl."""
+    if config.getoption("--acl"):
+        World.make_store = StoreOfRoles
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

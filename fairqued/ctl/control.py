@@ -12,10 +12,16 @@ from fairqued.ctl.exits import DaemonNotRunning
 from fairqued.errors import FairquedError
 
 _TALK_SECONDS = 3.0
+ORDER_SECONDS = 15.0
+"""For what the daemon's loop has to carry out."""
 _MAX_ANSWER_BYTES = 64 * 1024 * 1024
 
 
-def ask(path: Path, command: str) -> Any:
+class NobodyListens(DaemonNotRunning):
+    """Nobody listens on the control socket."""
+
+
+def ask(path: Path, command: str, *, within_seconds: float = _TALK_SECONDS, **details: Any) -> Any:
     """What the daemon that listens on `path` answers to a command.
 
     Raises:
@@ -23,11 +29,11 @@ def ask(path: Path, command: str) -> Any:
         FairquedError: it does not know the command, or its answer cannot be read.
     """
     try:
-        line = _talk(path, orjson.dumps({"command": command}) + b"\n")
+        line = _talk(path, orjson.dumps({"command": command, **details}) + b"\n", within_seconds)
     except (FileNotFoundError, ConnectionRefusedError):
-        raise DaemonNotRunning(f"daemon not running: nobody listens on {path}") from None
+        raise NobodyListens(f"daemon not running: nobody listens on {path}") from None
     except TimeoutError:
-        raise DaemonNotRunning(f"daemon does not answer on {path} within {_TALK_SECONDS:g} s") from None
+        raise DaemonNotRunning(f"daemon does not answer on {path} within {within_seconds:g} s") from None
     except PermissionError:
         raise DaemonNotRunning(f"daemon cannot be asked: {path}: permission denied; use its user, or root") from None
     except OSError as error:
@@ -35,9 +41,9 @@ def ask(path: Path, command: str) -> Any:
     return _read(path, line)
 
 
-def _talk(path: Path, request: bytes) -> bytes:
+def _talk(path: Path, request: bytes, within_seconds: float) -> bytes:
     with socket.socket(socket.AF_UNIX) as talk:
-        talk.settimeout(_TALK_SECONDS)
+        talk.settimeout(within_seconds)
         talk.connect(str(path))
         talk.sendall(request)
         answer = bytearray()

@@ -13,13 +13,19 @@ import yaml
 
 from fairqued import assets
 from fairqued.connection import masked
-from fairqued.ctl import render
+from fairqued.ctl import acl, render
 from fairqued.ctl.options import Asked, output_options, target_options
 from fairqued.ctl.render import Output
 from fairqued.daemon.config import Config
 from fairqued.version import __version__
 
-_SHIPPED = {"unit": ("systemd", "fairqued.service"), "config": ("etc", "fairqued.yaml")}
+_SHIPPED = {
+    "unit": ("systemd", "fairqued.service"),
+    "relaxed": ("systemd", "fairqued.service.d", "relaxed.conf"),
+    "sysusers": ("systemd", "sysusers.d", "fairqued.conf"),
+    "tmpfiles": ("systemd", "tmpfiles.d", "fairqued.conf"),
+    "config": ("etc", "fairqued.yaml"),
+}
 
 
 @click.command()
@@ -37,17 +43,27 @@ def config(asked: Asked) -> None:
     if output is Output.JSON:
         render.print_json(settings)
     else:
-        click.echo(yaml.safe_dump(_for_yaml(settings), sort_keys=False, allow_unicode=True), nl=False)
+        click.echo(_as_yaml(_for_yaml(settings)), nl=False)
 
 
 @click.command("print")
-@click.argument("what", type=click.Choice(list(_SHIPPED)))
-def print_shipped(what: str) -> None:
+@click.argument("what", type=click.Choice([*_SHIPPED, "acl"]))
+@click.option("--user-prefix", default=acl.DEFAULT_USER_PREFIX, show_default=True, metavar="TEXT",
+              help="With acl: how the names of the users begin.")  # fmt: skip
+@target_options
+@click.pass_obj
+def print_shipped(asked: Asked, what: str, user_prefix: str) -> None:
     """Write out a file that comes with fairqued.
 
-    The systemd unit, or the commented configuration with all defaults.
+    The systemd unit, and with it a drop-in that relaxes its sandbox, its user (for sysusers.d) and the folder of its
+    configuration (for tmpfiles.d). Or config: the commented configuration with all defaults. Or acl: users for an ACL
+    file of Redis, with the rights that client, worker, operator and a read-only one need in the namespace of the
+    options.
     """
-    click.echo(assets.read_text(*_SHIPPED[what]), nl=False)
+    if what == "acl":
+        render.print_lines(acl.rules(acl.namespace_of(asked.files, asked.namespace), user_prefix))
+    else:
+        click.echo(assets.read_text(*_SHIPPED[what]), nl=False)
 
 
 @click.command()
@@ -71,6 +87,12 @@ def plain(settings: Config) -> dict[str, Any]:
     made: dict[str, Any] = msgspec.to_builtins(settings, enc_hook=_path_to_text)
     made["redis"]["url"] = masked(settings.redis.url)
     return made
+
+
+def _as_yaml(settings: Any) -> str:
+    """With letters of all languages as they are, unless a terminal would act upon some character."""
+    texts = (yaml.safe_dump(settings, sort_keys=False, allow_unicode=readable) for readable in (True, False))
+    return next(text for text in texts if text.replace("\n", "").isprintable())
 
 
 def _path_to_text(value: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import click
 
-from fairqued.ctl import exits, installation, render, status
+from fairqued.ctl import doctor, exits, installation, render, status, steer
 from fairqued.ctl.options import Asked, output_options, target_options
 from fairqued.errors import FairquedError
 from fairqued.version import __version__
@@ -47,7 +47,10 @@ def cli(context: click.Context) -> None:
     context.ensure_object(Asked)
 
 
-for command in (status.status, status.ping, installation.config, installation.print_shipped, installation.version):
+for command in (
+    status.status, status.ping, doctor.doctor, steer.reload, steer.scale, steer.drain,
+    installation.config, installation.print_shipped, installation.version,
+):  # fmt: skip
     cli.add_command(command)
 for each in cli.commands.values():
     each.epilog = exits.IN_WORDS

@@ -14,11 +14,14 @@ from typing import Any
 import click
 import orjson
 
+from fairqued.terminal import escaped, escaped_lines
+
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 _STYLES = {
     "ready": "green", "running": "green", "reachable": "green", "booting": "yellow", "stopping": "yellow",
     "vacant": "red", "not running": "red", "not reachable": "red", "lease over": "red", "cannot boot": "red",
-    "answers": "green", "does not answer": "red",
+    "answers": "green", "does not answer": "red", "under way": "yellow", "stuck": "red",
+    "ok": "green", "warning": "yellow", "error": "red",
 }  # fmt: skip
 
 
@@ -53,13 +56,6 @@ class Table:
         """The table without the columns of -o wide."""
         kept = [number for number, column in enumerate(self.columns) if not column.only_wide]
         return Table([self.columns[n] for n in kept], [[row[n] for n in kept] for row in self.rows])
-
-
-def escaped(text: str) -> str:
-    r"""`text` with everything that a terminal might act upon written as \x1b, \u202e and the like."""
-    if text.isprintable():
-        return text
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def duration(seconds: float) -> str:
@@ -102,7 +98,7 @@ def print_tables(tables: Sequence[Table], *, wide: bool) -> None:
 
 def print_error(message: str) -> None:
     """One line on standard error, or several where the message has them."""
-    click.echo("fairquectl: " + "\n".join(map(escaped, message.splitlines())), err=True)
+    click.echo("fairquectl: " + escaped_lines(message), err=True)
 
 
 def _ascii_safe(encoded: bytes) -> str:

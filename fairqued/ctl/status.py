@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -16,6 +16,7 @@ from fairqued.ctl.render import Column, Output, Table
 from fairqued.ctl.target import Target
 from fairqued.errors import FairquedError, NotAllowed, QueueUnavailable
 from fairqued.info import QueueStats, WorkerInfo
+from fairqued.keys import base_queue
 
 Row = dict[str, Any]
 
@@ -53,7 +54,7 @@ def status(asked: Asked, most_users: int) -> None:
     target = asked.target()
     found = collect(target, most_users)
     _show(found.document, output)
-    _end(target, found.troubles)
+    end(target, found.troubles)
 
 
 @click.command()
@@ -76,7 +77,7 @@ def ping(asked: Asked) -> None:
         rows.append(row)
         troubles += trouble
     _show_pings(rows, output)
-    _end(target, troubles)
+    end(target, troubles)
 
 
 def _pinged(name: str, place: str, call: Callable[[], Any]) -> tuple[Row, list[FairquedError]]:
@@ -104,13 +105,13 @@ def _show_pings(rows: list[Row], output: Output) -> None:
         render.print_json({row.pop("name"): row for row in rows})
 
 
-def _end(target: Target, troubles: list[FairquedError]) -> None:
-    """Tell what is wrong, and exit with the code of the worst. An embedded Redis is gone because its daemon is."""
+def end(target: Target, troubles: list[FairquedError], otherwise: int = exits.OK) -> NoReturn:
+    """Tell who does not answer, and exit with the worst code. An embedded Redis is gone because its daemon is."""
     if target.lives_with_daemon:
         troubles = [each for each in troubles if isinstance(each, exits.DaemonNotRunning)] or troubles
     for trouble in troubles:
         render.print_error(str(trouble))
-    sys.exit(max(map(exits.code_of, troubles), default=exits.OK))
+    sys.exit(max(map(exits.code_of, troubles), default=otherwise))
 
 
 # Gathering
@@ -157,6 +158,12 @@ def _of_stats(stats: QueueStats) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def is_hidden(worker: Mapping[str, Any]) -> bool:
+    """Whether a worker serves a hidden queue: tasks that are suspected of killing their process, one at a time."""
+    queues = worker["queues"] or ()
+    return bool(queues) and all(base_queue(queue) != queue for queue in queues)
+
+
 def _workers(posts: list[Row], registered: list[WorkerInfo] | Any) -> Iterator[Row]:
     """The daemon's own workers in its order, each with what Redis knows; then those of other daemons."""
     known = {worker.worker_id: worker for worker in registered}
@@ -169,11 +176,13 @@ def _workers(posts: list[Row], registered: list[WorkerInfo] | Any) -> Iterator[R
 def _worker(post: Row, registered: WorkerInfo | None) -> Row:
     info: Mapping[str, Any] = registered.info if registered else {}
     phase = "vacant" if post.get("phase") == "waiting" else post.get("phase")
+    queues = post.get("queues", info.get("queues"))
     return {
         "worker_id": post.get("worker_id"),
         "title": post.get("title"),
         "pool": post.get("pool", info.get("pool")),
-        "queues": post.get("queues", info.get("queues")),
+        "queues": queues,
+        "hidden": is_hidden({"queues": queues}),
         "host": info.get("host"),
         "pid": post.get("pid", info.get("pid")),
         "phase": phase or ("registered" if registered and registered.lease_seconds > 0 else "lease over"),
@@ -233,6 +242,7 @@ def _head(document: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     daemon, redis = document["daemon"], document["redis"]
     if daemon is not None:
         yield "daemon", *(_daemon_words(daemon) if daemon["running"] else ("not running", ""))
+        yield from _rollout_words(daemon.get("rollout"))
     reachable = "reachable" if redis["reachable"] else "not reachable"
     yield "redis", reachable, f"{redis['url']}, namespace {redis['namespace']}"
     for worker in document["workers"]:
@@ -246,6 +256,13 @@ def _daemon_words(daemon: dict[str, Any]) -> tuple[str, str]:
     if not redis["reachable"]:
         words += f", has not reached Redis for {render.duration(redis['away_seconds'])}"
     return daemon["phase"], words
+
+
+def _rollout_words(rollout: Row | None) -> Iterator[tuple[str, str, str]]:
+    if rollout and rollout["left"]:
+        words = f"round {rollout['round']}, {rollout['left']} workers still to be replaced"
+        trouble = rollout["trouble"]
+        yield "reload", "stuck" if trouble else "under way", f"{words}: {trouble}" if trouble else words
 
 
 def _worker_cells(worker: Row) -> tuple[Any, ...]:

@@ -27,11 +27,14 @@ class Target:
     url: str
     namespace: str
     control_socket: Path | None
+    config: Config | None = None
 
     @classmethod
     def of_config(cls, config: Config) -> Target:
         """The daemon of a configuration."""
-        return cls(url=redis_url(config), namespace=config.namespace, control_socket=config.control_socket)
+        return cls(
+            url=redis_url(config), namespace=config.namespace, control_socket=config.control_socket, config=config
+        )
 
     @classmethod
     def of_url(cls, url: str, namespace: str) -> Target:
@@ -68,10 +71,18 @@ class Target:
             connection.close()
 
     def ask_daemon(self, command: str) -> Any:
-        """The daemon's answer. Raises DaemonNotRunning, and ConfigError where no daemon is known."""
+        """The daemon's answer to a question. Raises DaemonNotRunning, and ConfigError where no daemon is known."""
+        return control.ask(self._known_socket, command)
+
+    def order_daemon(self, command: str, **details: Any) -> Any:
+        """What the daemon says to an order; raises as `ask_daemon`, and FairquedError with its reason to refuse."""
+        return control.ask(self._known_socket, command, within_seconds=control.ORDER_SECONDS, **details)
+
+    @property
+    def _known_socket(self) -> Path:
         if self.control_socket is None:
             raise ConfigError("no daemon is known: give --config FILE, as to the daemon, on its host")
-        return control.ask(self.control_socket, command)
+        return self.control_socket
 
 
 def load_config(files: Sequence[Path], environ: Mapping[str, str] = os.environ) -> Config:

@@ -122,14 +122,16 @@ def test_fsck_changes_nothing(busy: World) -> None:
 
 def test_every_check_finds_something_in_these_tests(busy: World) -> None:
     silent = set(CHECKS)
+    whole = {key: busy.client.dump(key) for key in busy.client.scan_iter(match=busy.key("*"), count=1000)}
     for damage, finding in DAMAGES.values():
+        if not silent:
+            return
         if "cannot be told" in finding:
             continue
-        dump = {key: busy.client.dump(key) for key in busy.client.scan_iter(match=busy.key("*"))}
         damage(busy)
         snapshot = busy.snapshot()
         silent -= {check for check in silent if next(check(snapshot), None)}
-        busy.client.delete(*busy.client.scan_iter(match=busy.key("*")))
-        for key, value in dump.items():
+        busy.client.delete(*busy.client.scan_iter(match=busy.key("*"), count=1000))
+        for key, value in whole.items():
             busy.client.restore(key, 0, value)  # type: ignore[arg-type]
     assert silent == set()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, TypedDict, Unpack
 
 import orjson
@@ -13,7 +13,6 @@ from fairqued.connection import Connection
 from fairqued.doctor.fsck import findings
 from fairqued.doctor.snapshot import Snapshot, read_snapshot
 from fairqued.record import FENCE_FIELD, HEADER, Record, reason_number
-from fairqued.scripts import Script
 from fairqued.state import Priority, Reason, TaskState
 from fairqued.store import Ended, Finished, NewTask, Store, Tick
 from tests.support.simclock import CLOCK_KEY, Mutation, SimulatedClock, simulated_scripts
@@ -54,7 +53,7 @@ def limits(**own: Any) -> bytes:
 class World:
     """One namespace on a running server."""
 
-    make_store: ClassVar[Callable[[Connection, str, Mapping[str, Script]], Store]] = Store
+    make_store: ClassVar[type[Store]] = Store
     """Another one is put here to run tests as Redis users with few rights."""
 
     def __init__(self, url: str, namespace: str, *mutations: Mutation) -> None:

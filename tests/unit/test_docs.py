@@ -23,7 +23,7 @@ from fairqued.worker import FunctionTaskHandler, Worker
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
-INTERNAL = {"FairquedError", "WorkerGone", "LateClaim", "SchemaTooNew", "ScriptError"}
+INTERNAL = {"FairquedError", "BadSignature", "WorkerGone", "LateClaim", "SchemaTooNew", "ScriptError"}
 
 Moves = set[tuple[str, str]]
 

@@ -158,6 +158,9 @@ def test_the_options_are_those_of_the_public_type() -> None:
         ("retry_backoff_max_seconds", nan),
         ("store_result", 1),
         ("result_ttl_seconds", 0),
+        ("timeout_seconds", 0),
+        ("timeout_seconds", nan),
+        ("timeout_seconds", "30"),
         ("meta", None),
     ],
 )
@@ -197,6 +200,7 @@ def test_good_values_of_options() -> None:
             "retry_backoff_max_seconds": 0,
             "store_result": False,
             "result_ttl_seconds": 0.001,
+            "timeout_seconds": 0.001,
             "meta": {"a": "b"},
         }
     )
@@ -204,7 +208,7 @@ def test_good_values_of_options() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["expires_seconds", "depends_on", "on_parent_failure", "missing_parents", "timeout_seconds", "unique_key"]
+    "name", ["expires_seconds", "depends_on", "on_parent_failure", "missing_parents", "unique_key"]
 )
 def test_an_option_of_a_later_release_is_refused_by_name(name: str) -> None:
     with pytest.raises(InvalidTask, match=f"^{name}: is not supported by this release of fairqued$"):

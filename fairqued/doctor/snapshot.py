@@ -1,9 +1,9 @@
-"""Everything a namespace holds, read by plain commands: what fsck judges and what the model is compared with."""
+"""Everything a namespace holds, read by plain commands: what fsck judges."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from struct import Struct
@@ -18,6 +18,7 @@ from fairqued.record import Record
 
 ACCOUNT_FORMAT, DOMAIN_FORMAT = Struct("<ddddIII"), Struct("<ddI")
 DEFAULT_HEAD_STARTS_US = (-600_000_000, -120_000_000, 0, 120_000_000, 600_000_000)
+Tell = Callable[[int, int], None]
 _CHUNK = 1000
 _GLOB_SPECIALS = re.compile(r"([*?\[\]\\^-])")
 _READERS: dict[str, tuple[str | int, ...]] = {
@@ -27,6 +28,20 @@ _READERS: dict[str, tuple[str | int, ...]] = {
     "set": ("SMEMBERS",),
     "list": ("LRANGE", 0, -1),
 }
+
+_READ_AT_ONCE = """
+local readers, rows, cursor = cjson.decode(ARGV[2]), {}, '0'
+repeat
+  local page = redis.call('SCAN', cursor, 'MATCH', ARGV[1], 'COUNT', 1000)
+  cursor = page[1]
+  for _, key in ipairs(page[2]) do
+    local kind = redis.call('TYPE', key).ok
+    local words = readers[kind]
+    if words then rows[#rows + 1] = { key, kind, redis.call(words[1], key, unpack(words, 2)) } end
+  end
+until cursor == '0'
+return rows
+"""
 
 
 class Account(NamedTuple):
@@ -157,22 +172,51 @@ class Snapshot:
         return self.values[key] if self.types.get(key) == kind else empty
 
 
-def read_snapshot(client: redis.Redis, namespace: str) -> Snapshot:
-    """Read a namespace. It is not atomic: on a living namespace a task on its way may be seen twice, or not at all."""
-    prefix = Keys(namespace).prefix
-    keys = sorted(set(client.scan_iter(match=_GLOB_SPECIALS.sub(r"\\\1", prefix) + "*", count=_CHUNK)))
+def read_snapshot(
+    client: redis.Redis,
+    namespace: str,
+    without: Collection[str] = (),
+    tell: Tell | None = None,
+) -> Snapshot:
+    """Read a namespace, `without` some keys, named without their prefix. `tell` hears how many keys of how many.
+
+    It is not atomic: on a living namespace a task on its way may be seen twice, or not at all.
+    """
+    keys = sorted(set(client.scan_iter(match=_pattern(namespace), count=_CHUNK)))
     types = [kind.decode() for kind in _pipeline(client, [("TYPE", key) for key in keys])]
     found = [(key, kind) for key, kind in zip(keys, types, strict=True) if kind in _READERS]
-    replies = _pipeline(client, [(_READERS[kind][0], key, *_READERS[kind][1:]) for key, kind in found])
+    replies = _pipeline(client, [(_READERS[kind][0], key, *_READERS[kind][1:]) for key, kind in found], tell)
+    rows = [(key, kind, reply) for (key, kind), reply in zip(found, replies, strict=True)]
+    return _snapshot(namespace, rows, without)
+
+
+def read_at_once(client: redis.Redis, namespace: str) -> Snapshot:
+    """Read a namespace in one script, while nobody else is served: about 5 µs a key, whosever it is."""
+    readers = orjson.dumps(_READERS)
+    rows: Any = client.eval(_READ_AT_ONCE, 1, Keys(namespace).meta, _pattern(namespace), readers)
+    return _snapshot(namespace, [(key, kind.decode(), reply) for key, kind, reply in rows])
+
+
+def _pattern(namespace: str) -> str:
+    return _GLOB_SPECIALS.sub(r"\\\1", Keys(namespace).prefix) + "*"
+
+
+def _snapshot(namespace: str, rows: Iterable[tuple[bytes, str, Any]], without: Collection[str] = ()) -> Snapshot:
+    """Key, type and raw value of each; what is gone or empty was there when the keys were listed, and is no more."""
+    prefix = Keys(namespace).prefix
     kinds, values = {}, {}
-    for (key, kind), reply in zip(found, replies, strict=True):
-        if reply is not None:
-            name = _text(key).removeprefix(prefix)
+    for key, kind, reply in rows:
+        name = _text(key).removeprefix(prefix)
+        if name not in without and (reply or (kind == "string" and reply is not None)):
             kinds[name], values[name] = kind, _decode(kind, reply)
     return Snapshot(kinds, values)
 
 
-def _pipeline(client: redis.Redis, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+def _pipeline(
+    client: redis.Redis,
+    commands: Sequence[tuple[Any, ...]],
+    tell: Tell | None = None,
+) -> list[Any]:
     replies: list[Any] = []
     for start in range(0, len(commands), _CHUNK):
         pipe: Any = client.pipeline(transaction=False)
@@ -181,6 +225,8 @@ def _pipeline(client: redis.Redis, commands: Sequence[tuple[Any, ...]]) -> list[
             for command in commands[start : start + _CHUNK]:
                 pipe.execute_command(*command)
             replies += pipe.execute()
+        if tell:
+            tell(len(replies), len(commands))
     return replies
 
 

@@ -1,11 +1,11 @@
 """Whether a namespace is sound: every rule that holds between two scripts, each one small check.
 
-A check takes a snapshot and yields findings, each a sentence for operators. `fsck` is a pure function of what Redis
-holds, so `fairquectl doctor --deep` can use it as it stands.
+A check takes a snapshot and yields what is wrong, each a sentence for operators; its docstring is the rule.
 """
 
 from __future__ import annotations
 
+import struct
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from math import isfinite
@@ -13,16 +13,15 @@ from typing import TypeVar
 
 import redis
 
-from fairqued.keys import KEY_TABLE
+from fairqued.doctor.snapshot import Account, Snapshot, read_snapshot
+from fairqued.keys import KEY_TABLE, base_queue
 from fairqued.record import Record
 from fairqued.state import Priority, TaskState
-from tests.support.snapshot import Account, Snapshot, read_snapshot
 
-IGNORED_KEYS = frozenset({"test_clock"})
-"""Keys that only tests make."""
 _ROUNDING_US = 0.001
 
 Number = TypeVar("Number", int, float)
+Check = Callable[[Snapshot], Iterator[str]]
 
 
 def fsck(client: redis.Redis, namespace: str) -> list[str]:
@@ -32,13 +31,25 @@ def fsck(client: redis.Redis, namespace: str) -> list[str]:
 
 def findings(snapshot: Snapshot) -> list[str]:
     """Everything that is wrong in a snapshot."""
-    return [finding for check in CHECKS for finding in check(snapshot)]
+    return [finding for check in CHECKS for finding in violations(check, snapshot)]
+
+
+def violations(check: Check, snapshot: Snapshot) -> Iterator[str]:
+    """What one check finds; damage that it cannot read is a finding too."""
+    try:
+        yield from check(snapshot)
+    except (ValueError, LookupError, TypeError, struct.error) as error:
+        yield f"{rule_of(check)} That cannot be told: {type(error).__name__}: {error}"
+
+
+def rule_of(check: Check) -> str:
+    """The rule that a check holds a namespace to, in one sentence."""
+    return check.__doc__ or ""
 
 
 def keys_are_in_the_table(snapshot: Snapshot) -> Iterator[str]:
+    """Every key is in the key table, with its type."""
     for key, kind in snapshot.types.items():
-        if key in IGNORED_KEYS:
-            continue
         expected = expected_type(key)
         if expected is None:
             yield f"key {key} is in no key table"
@@ -57,10 +68,12 @@ def expected_type(key: str) -> str | None:
 
 
 def records_can_be_read(snapshot: Snapshot) -> Iterator[str]:
+    """Every record can be read."""
     yield from (str(error) for error in snapshot.unreadable.values())
 
 
 def each_task_is_in_its_one_container(snapshot: Snapshot) -> Iterator[str]:
+    """Each task is in the one key that belongs to its state, and what a key lists has a record."""
     containers = containers_of_tasks(snapshot)
     for task_id, task in snapshot.tasks.items():
         found = containers.pop(task_id, [])
@@ -92,7 +105,7 @@ def expected_container(snapshot: Snapshot, task: Record) -> str:
     match task.state:
         case TaskState.QUEUED:
             name = "critical" if task.priority is Priority.CRITICAL else "waiting"
-            return f"{name}:{task.queue}:{task.user_id}"
+            return f"{name}:{task.waits_in}:{task.user_id}"
         case TaskState.STARTED:
             return f"claims:{_holder(snapshot, task)}"
         case TaskState.DEFERRED:
@@ -110,6 +123,7 @@ def _holder(snapshot: Snapshot, task: Record) -> str:
 
 
 def scores_are_right(snapshot: Snapshot) -> Iterator[str]:
+    """Each task is placed by its own due time, priority or end."""
     for (queue, user), scores in snapshot.waiting.items():
         expected = {
             task.task_id: task.due - snapshot.head_start_us(min(4, task.priority)) for task in _of(snapshot, scores)
@@ -137,12 +151,14 @@ def _differences(what: str, found: Mapping[str, Number], expected: Mapping[str, 
 
 
 def finished_tasks_are_in_order(snapshot: Snapshot) -> Iterator[str]:
+    """FINISHED tasks are listed in the order of their end."""
     ends = [snapshot.tasks[task_id].ended_at for task_id in snapshot.list("finished") if task_id in snapshot.tasks]
     if ends != sorted(ends):
         yield "the list of FINISHED tasks is not in the order of their end"
 
 
 def times_are_there(snapshot: Snapshot) -> Iterator[str]:
+    """A record has an end if it is final, a holder if it is STARTED, a reason if it is FAILED."""
     for task in snapshot.tasks.values():
         if task.state.is_final != bool(task.ended_at):
             yield f"task {task.task_id} is {task.state}, its end is {task.ended_at}"
@@ -154,7 +170,17 @@ def times_are_there(snapshot: Snapshot) -> Iterator[str]:
             yield f"task {task.task_id}: fence {task.settled} is settled, but the last one given is {task.fence}"
 
 
+def only_suspects_are_hidden(snapshot: Snapshot) -> Iterator[str]:
+    """A hidden task was in two processes when they died, and has not lived through an attempt since."""
+    for task in snapshot.tasks.values():
+        if task.is_hidden and task.suspicion < 2:
+            yield f"task {task.task_id} is hidden, its suspicion is {task.suspicion}"
+        if task.is_hidden and task.state in (TaskState.SCHEDULED, TaskState.FINISHED):
+            yield f"task {task.task_id} is {task.state}, but still hidden"
+
+
 def workers_are_listed(snapshot: Snapshot) -> Iterator[str]:
+    """Each registered worker has a lease, and who has no lease holds nothing."""
     listed, dead = snapshot.zset("workers"), snapshot.zset("dead")
     registered = set(snapshot.rest_of("worker"))
     for worker in registered - listed.keys():
@@ -169,6 +195,7 @@ def workers_are_listed(snapshot: Snapshot) -> Iterator[str]:
 
 
 def claims_were_made(snapshot: Snapshot) -> Iterator[str]:
+    """No worker holds a task of a claim that it has not made yet."""
     for worker, claims in snapshot.claims.items():
         last = snapshot.hash("worker", worker).get("claim")
         if last is not None and max(claims.values()) > int(last):
@@ -176,16 +203,18 @@ def claims_were_made(snapshot: Snapshot) -> Iterator[str]:
 
 
 def handles_differ(snapshot: Snapshot) -> Iterator[str]:
+    """No two workers share a handle."""
     handles = Counter(snapshot.hash("worker", worker).get("handle") for worker in snapshot.rest_of("worker"))
     yield from (f"{number} workers share the handle {handle!r}" for handle, number in handles.items() if number > 1)
 
 
 def domain_of(queue: str) -> str:
     """The twin of `account.domain_of` in Lua."""
-    return queue
+    return base_queue(queue)
 
 
 def accounts_count_right(snapshot: Snapshot) -> Iterator[str]:
+    """An account counts the running, waiting and CRITICAL tasks of its user."""
     waiting: Counter[tuple[str, str]] = Counter()
     critical: Counter[tuple[str, str]] = Counter()
     for (queue, user), scores in snapshot.waiting.items():
@@ -209,29 +238,37 @@ def _running(snapshot: Snapshot) -> Counter[tuple[str, str]]:
 
 
 def accounts_hold_numbers(snapshot: Snapshot) -> Iterator[str]:
+    """An account holds numbers that can be."""
     for (domain, user), account in snapshot.accounts.items():
         if not all(isfinite(number) for number in account) or account.deposit < 0 or account.estimate < 0:
             yield f"account of {user} in {domain} is damaged: {account}"
 
 
 def running_counts_are_right(snapshot: Snapshot) -> Iterator[str]:
+    """A user's running count is the number of their STARTED tasks."""
     expected: Counter[str] = Counter()
     for (_, user), number in _running(snapshot).items():
         expected[user] += number
-    if snapshot.numbers("running") != expected:
-        yield f"running: {snapshot.numbers('running')}, expected {dict(expected)}"
+    yield from _miscounts("running", snapshot.numbers("running"), expected)
 
 
 def depths_are_right(snapshot: Snapshot) -> Iterator[str]:
+    """A queue's depth is the number of its QUEUED tasks."""
     expected: Counter[str] = Counter()
     for sets in (snapshot.waiting, snapshot.critical):
         for (queue, _), scores in sets.items():
             expected[queue] += len(scores)
-    if snapshot.numbers("depth") != expected:
-        yield f"depth: {snapshot.numbers('depth')}, expected {dict(expected)}"
+    yield from _miscounts("depth", snapshot.numbers("depth"), expected)
+
+
+def _miscounts(key: str, found: Mapping[str, Number], expected: Mapping[str, Number]) -> Iterator[str]:
+    for name in {**found, **expected}:
+        if found.get(name) != expected.get(name):
+            yield f"{key}: {name} has {found.get(name, 'no number')}, expected {expected.get(name, 'none')}"
 
 
 def domains_are_right(snapshot: Snapshot) -> Iterator[str]:
+    """A domain counts its open tasks, and its largest V is the largest."""
     expected: Counter[str] = Counter()
     for (name, _), account in snapshot.accounts.items():
         expected[name] += account.running + account.waiting
@@ -247,6 +284,7 @@ def domains_are_right(snapshot: Snapshot) -> Iterator[str]:
 
 
 def users_are_ready_or_parked(snapshot: Snapshot) -> Iterator[str]:
+    """A user with waiting tasks is ready or parked in that queue, never both; without, neither."""
     waiting = {place for sets in (snapshot.waiting, snapshot.critical) for place, scores in sets.items() if scores}
     for queue, user in waiting - snapshot.ready - snapshot.parked:
         yield f"user {user} has tasks in {queue}, but is neither ready nor parked there"
@@ -257,12 +295,14 @@ def users_are_ready_or_parked(snapshot: Snapshot) -> Iterator[str]:
 
 
 def parked_users_are_listed(snapshot: Snapshot) -> Iterator[str]:
+    """Whoever is parked somewhere is listed."""
     parked = {user for _, user in snapshot.parked}
     if parked != snapshot.members("parked"):
         yield f"parked users are {sorted(parked)}, listed are {sorted(snapshot.members('parked'))}"
 
 
 def parked_users_may_not_run(snapshot: Snapshot) -> Iterator[str]:
+    """Whoever is parked is paused or at their cap."""
     running = snapshot.numbers("running")
     for user in {user for _, user in snapshot.parked}:
         limits = snapshot.limits_of(user)
@@ -271,6 +311,7 @@ def parked_users_may_not_run(snapshot: Snapshot) -> Iterator[str]:
 
 
 def ready_users_stand_no_further_than_their_v(snapshot: Snapshot) -> Iterator[str]:
+    """A ready user is ranked by their V, or before it."""
     for queue in snapshot.rest_of("ready"):
         for user, rank in snapshot.zset("ready", queue).items():
             account = snapshot.accounts.get((domain_of(queue), user))
@@ -279,16 +320,17 @@ def ready_users_stand_no_further_than_their_v(snapshot: Snapshot) -> Iterator[st
 
 
 def idle_users_are_listed(snapshot: Snapshot) -> Iterator[str]:
+    """Whoever has an account without tasks is listed as idle, by V."""
     expected: dict[str, dict[str, float]] = {domain: {} for domain in snapshot.rest_of("idle")}
     for (domain, user), account in snapshot.accounts.items():
         if account.running + account.waiting == 0:
             expected.setdefault(domain, {})[user] = account.v
     for domain, users in expected.items():
-        if snapshot.zset("idle", domain) != users:
-            yield f"idle users of {domain}: {snapshot.zset('idle', domain)}, expected {users}"
+        yield from _miscounts(f"idle:{domain}", snapshot.zset("idle", domain), users)
 
 
 def counters_add_up(snapshot: Snapshot) -> Iterator[str]:
+    """The counters of transitions add up to the tasks that are open."""
     count = Counter(snapshot.numbers("counters"))
     is_open = sum(not task.state.is_final for task in snapshot.tasks.values())
     expected = count["enqueued"] + count["revived"] - count["finished"] - count["failed"] - count["cancelled"]
@@ -300,6 +342,7 @@ def counters_add_up(snapshot: Snapshot) -> Iterator[str]:
 
 
 def tombstones_are_right(snapshot: Snapshot) -> Iterator[str]:
+    """A tombstone has a time, and no record."""
     stones, due = snapshot.hash("tombstones").keys(), snapshot.zset("tombstones_due").keys()
     if stones != due:
         yield f"tombstones without a time, or the reverse: {sorted(stones ^ due)}"
@@ -308,6 +351,7 @@ def tombstones_are_right(snapshot: Snapshot) -> Iterator[str]:
 
 
 def results_belong_to_finished_tasks(snapshot: Snapshot) -> Iterator[str]:
+    """A result belongs to a FINISHED task."""
     for task_id in snapshot.rest_of("result"):
         task = snapshot.tasks.get(task_id)
         if task is None or task.state is not TaskState.FINISHED or not task.has_result:
@@ -315,24 +359,27 @@ def results_belong_to_finished_tasks(snapshot: Snapshot) -> Iterator[str]:
 
 
 def bells_hold_one_marker(snapshot: Snapshot) -> Iterator[str]:
+    """A bell holds its one marker."""
     for queue in snapshot.rest_of("bell"):
         if snapshot.zset("bell", queue).keys() != {"1"}:
             yield f"the bell of {queue} holds {snapshot.zset('bell', queue)}"
 
 
 def spent_nonces_are_whole(snapshot: Snapshot) -> Iterator[str]:
+    """Spent nonces are whole."""
     for task_id in snapshot.rest_of("spent"):
         if len(snapshot.values[f"spent:{task_id}"]) % 8:
             yield f"task {task_id}: its spent nonces are no multiple of 8 bytes"
 
 
-CHECKS: tuple[Callable[[Snapshot], Iterator[str]], ...] = (
+CHECKS: tuple[Check, ...] = (
     keys_are_in_the_table,
     records_can_be_read,
     each_task_is_in_its_one_container,
     scores_are_right,
     finished_tasks_are_in_order,
     times_are_there,
+    only_suspects_are_hidden,
     workers_are_listed,
     claims_were_made,
     handles_differ,
