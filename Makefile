@@ -1,12 +1,13 @@
 # Everything a developer runs. Each target is documented by the comment on its own line.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup demo test lint bench chaos clean
 SHELL := /bin/bash
 
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
+CHAOS_ARGS ?=
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +30,9 @@ lint: $(VENV)/.installed-dev ## run the checks that need no Redis
 bench: $(VENV)/.installed-dev ## measure speed and memory on this machine
 	@$(BIN)/python -m bench
 
+chaos: $(VENV)/.installed-dev ## kill, freeze and cut off what can be for ten minutes, then judge (CHAOS_ARGS="--seed 1")
+	@$(BIN)/python -m tests.chaos.run $(CHAOS_ARGS)
+
 clean: ## remove .venv and every cache
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -38,7 +42,9 @@ $(VENV)/.installed: pyproject.toml .ci/make-venv
 	@.ci/make-venv $(VENV) embedded
 	@touch $@
 
-$(VENV)/.installed-dev: pyproject.toml .ci/make-venv .ci/install-redis-server
+$(VENV)/.installed-dev: pyproject.toml .ci/make-venv .ci/install-redis-clients .ci/install-redis-server .ci/install-systemd-container
 	@.ci/make-venv $(VENV) dev,embedded
+	@.ci/install-redis-clients $(VENV)
 	@.ci/install-redis-server
+	@.ci/install-systemd-container
 	@touch $(VENV)/.installed $@
