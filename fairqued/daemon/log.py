@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from functools import partial
 from io import TextIOWrapper
 from textwrap import indent
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 from pythonjsonlogger.json import JsonFormatter
 
 from fairqued.context import current_task
+from fairqued.shield import whole
 from fairqued.terminal import escaped, escaped_lines
 
 _BELOW = "    "
@@ -69,9 +71,16 @@ class _AddWorker(logging.Filter):
         return True
 
 
+class _WholeLines(logging.StreamHandler[TextIO]):
+    """No interruption of a task leaves its lock behind: everybody else who logs would wait for ever."""
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        return whole(partial(super().handle, record))
+
+
 def set_up(level: str, form: Literal["auto", "text", "json"]) -> None:
     """Log to standard error in the given form."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _WholeLines(sys.stderr)
     handler.addFilter(_AddTask())
     if form == "text" or (form == "auto" and sys.stderr.isatty()):
         handler.setFormatter(_Text())

@@ -15,8 +15,9 @@ from typing import Any, assert_never
 
 from fairqued.context import CurrentTask, enter_task, logger
 from fairqued.crash_points import crash_point
-from fairqued.errors import Interruption, InvalidTask, RetryTask, TaskInterrupted, TaskTimeout
+from fairqued.errors import Interruption, InvalidTask, RetryTask, TaskTimeout
 from fairqued.lease import Completion, StartedTask, encode_result
+from fairqued.record import reason_number
 from fairqued.state import Reason
 from fairqued.store import Ended
 from fairqued.worker.handler import BadArguments, Result, TaskHandler, UnknownFunction
@@ -56,13 +57,6 @@ class TimedOut:
 
 
 @dataclass(frozen=True, slots=True)
-class Cancelled:
-    """The task was interrupted because somebody cancelled it."""
-
-    error: TaskInterrupted
-
-
-@dataclass(frozen=True, slots=True)
 class Stopped:
     """The task was interrupted because its worker has to stop."""
 
@@ -82,7 +76,7 @@ class NotHere:
     error: UnknownFunction
 
 
-Outcome = Returned | Raised | AskedForRetry | TimedOut | Cancelled | Stopped | Refused | NotHere
+Outcome = Returned | Raised | AskedForRetry | TimedOut | Stopped | Refused | NotHere
 
 
 class Executor:
@@ -104,13 +98,14 @@ class Executor:
         finally:
             slot.end()
 
-    def forced_end(self, task: StartedTask, kind: type[Interruption], message: str) -> Ended:
-        """How a task ends whose process is killed since it did not obey."""
-        told = {"type": _name(kind), "message": message, "at": time.time()}
+    def forced_end(self, task: StartedTask, kind: type[Interruption], error: bytes) -> Ended:
+        """How a task ends whose process is killed since it did not obey; `error` is JSON."""
         will_retry = False
         with suppress(Exception):  # user code may decide
             will_retry = kind is TaskTimeout and self._retries(task, TaskTimeout())
-        return task.retried(told) if will_retry else task.failed(Reason.TIMEOUT, told)
+        if will_retry:
+            return Ended(task.task_id, task.record.fence, "retry", int(task.backoff_seconds() * 1e6), error)
+        return Ended(task.task_id, task.record.fence, "fail", reason_number(Reason.TIMEOUT), error)
 
     def _outcome(self, task: StartedTask, slot: Slot) -> Outcome:
         enter_task(self._current(task))
@@ -132,8 +127,6 @@ class Executor:
     def _raised(self, task: StartedTask, slot: Slot, error: BaseException) -> Outcome:
         if slot.interrupted_by is WorkerStopping:  # also if its cleaning up has failed
             return Stopped()
-        if isinstance(error, TaskInterrupted) and slot.interrupted_by is TaskInterrupted:
-            return Cancelled(error)
         return Raised(error, is_retryable=self._handler.is_retryable(task, error))
 
     def _encoded(self, returned: Any) -> Outcome:
@@ -155,8 +148,6 @@ class Executor:
                 )
             case TimedOut(error):
                 return _after_failure(task, Reason.TIMEOUT, error, will_retry=self._retries(task, error))
-            case Cancelled(error):
-                return _after_failure(task, Reason.ERROR, error, will_retry=False)
             case Refused(reason, error):
                 return _after_failure(task, reason, error, will_retry=False)
             case NotHere(error):
@@ -227,7 +218,7 @@ def _after_failure(
 ) -> Completion:
     """Say so, and try again or not."""
     told = describe(error)
-    what = "will be tried again" if will_retry else "was cancelled" if task.cancelled.is_set() else "failed"
+    what = "was cancelled" if task.cancelled.is_set() else "will be tried again" if will_retry else "failed"
     message = " ".join(told["message"][:_MOST_LOGGED].split())
     logger.warning(
         "task %s of %s %s: %s: %s", task.task_id, task.user_id, what, told["type"], message, extra=_about(task)

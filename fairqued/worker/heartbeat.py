@@ -11,7 +11,6 @@ from fairqued.crash_points import crash_point
 from fairqued.errors import WorkerGone
 from fairqued.lease import Lease
 from fairqued.troubles import Troubles
-from fairqued.worker.bell import Waker, wait_any
 from fairqued.worker.settings import WorkerSettings
 
 logger = logging.getLogger("fairqued.worker")
@@ -39,31 +38,28 @@ class Heartbeat(threading.Thread):
         self._lease, self._settings, self._troubles = lease, settings, troubles
         self._on_beat, self._on_gone = on_beat, on_gone
         self._pause_seconds = settings.heartbeat_seconds
-        self._renewed_at = time.monotonic()
         self.is_lost = False
         """Whether the lease is over, so that another worker may have its tasks."""
-        self._waker = Waker()
-        self._stopping = False
+        self._stopped = threading.Event()
 
     def run(self) -> None:
         """The thread."""
-        while not self._stopping and self._beat():
+        while self._beat():
             self._judge()
             self._on_beat()
-            wait_any([self._waker], self._pause_seconds)
+            if self._stopped.wait(self._pause_seconds):
+                return
 
     def stop(self) -> None:
         """End the thread, once the beat under way is over."""
-        self._stopping = True
-        self._waker.ring()
+        self._stopped.set()
         self.join()
-        self._waker.close()
 
     def _beat(self) -> bool:
         crash_point("before_heartbeat")
+        began = time.monotonic()
         if self._settings.vitals:
             self._settings.vitals.beat()
-        began_at = time.monotonic()
         try:
             self._lease.heartbeat()
             crash_point("after_heartbeat")
@@ -72,21 +68,17 @@ class Heartbeat(threading.Thread):
             return False
         except Exception as error:  # noqa: BLE001 - it is told
             self._troubles.begin("heartbeat", error)
-            self._pause_seconds = min(self._settings.heartbeat_seconds, _RETRY_SECONDS)
+            spent = time.monotonic() - began
+            self._pause_seconds = max(0.0, min(self._settings.heartbeat_seconds, _RETRY_SECONDS) - spent)
         else:
-            self._renewed_at = began_at
             self._troubles.end("heartbeat")
             self._pause_seconds = self._settings.heartbeat_seconds
         return True
 
     def _judge(self) -> None:
         vitals = self._settings.vitals
-        renewed_at = max(self._renewed_at, vitals.renewed_at if vitals else 0.0)
-        is_over = time.monotonic() - renewed_at > self._settings.lease_seconds
-        if is_over and not self.is_lost:
+        was_lost, self.is_lost = self.is_lost, self._lease.judge(vitals.renewed_at if vitals else 0.0)
+        if self.is_lost and not was_lost:
             logger.warning("the lease is over, and nobody could renew it: nothing is fetched until somebody can")
-            self._lease.doubt()
-        elif self.is_lost and not is_over:
+        elif was_lost and not self.is_lost:
             logger.info("the lease was renewed")
-            self._lease.trust()
-        self.is_lost = is_over

@@ -15,10 +15,10 @@ import ctypes
 import inspect
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
-from itertools import starmap
 from typing import Any, TypeVar
 
 from fairqued.errors import Interruption
@@ -29,7 +29,6 @@ T = TypeVar("T")
 _send = ctypes.pythonapi.PyThreadState_SetAsyncExc
 _send.argtypes, _send.restype = (ctypes.c_ulong, ctypes.py_object), ctypes.c_int
 _NOTHING: Any = ctypes.py_object()  # a null pointer: take back what has not landed
-_ONCE = ((),)
 
 
 class Interruptible:
@@ -72,11 +71,11 @@ class Interruptible:
 
     def call(self, task: object, work: Callable[[], T]) -> T:
         """Call code of `task`. Raises what it raises, and what interrupted it before it returned."""
-        kept: list[T] = []
+        kept: defaultdict[None, T] = defaultdict(work)
         raised: BaseException | None = None
         try:
             self._open_for = task
-            kept.extend(starmap(work, _ONCE))  # kept by the C code that called it: no bytecode lies between
+            kept[None]  # C code calls `work`, and keeps what it returns: no bytecode lies between
             self._open_for = None
         except BaseException as error:  # noqa: BLE001 - raised below, once nothing can land any more
             self._open_for = None
@@ -87,7 +86,7 @@ class Interruptible:
             except Interruption:  # it has landed just here
                 self._take_back()
         if kept:
-            return kept[0]
+            return kept[None]
         try:
             raise raised or AssertionError
         finally:

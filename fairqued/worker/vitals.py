@@ -94,9 +94,9 @@ class Vitals:
 
     # Of the master
 
-    def note_renewal(self) -> None:
-        """The worker's lease was renewed just now."""
-        _TIME.pack_into(self._memory, _RENEWED_AT, time.monotonic())
+    def note_renewal(self, at: float | None = None) -> None:
+        """The worker's lease was renewed just now, or not before that moment (monotonic seconds)."""
+        _TIME.pack_into(self._memory, _RENEWED_AT, time.monotonic() if at is None else at)
 
     @property
     def renewed_at(self) -> float:

@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import orjson
 
@@ -83,7 +84,7 @@ class Watch:
         grace_seconds: float,
         vitals: Vitals | None,
         *,
-        forced_end: Callable[[StartedTask, type[Interruption], str], Ended],
+        forced_end: Callable[[StartedTask, type[Interruption], bytes], Ended],
         on_wedged: Callable[[], None],
     ) -> None:
         """`forced_end` says how a task ends whose process is killed for it; `on_wedged` is told when there is one."""
@@ -106,7 +107,7 @@ class Watch:
 
     def limit(self, slot: Slot, task: StartedTask, seconds: float) -> None:
         """Interrupt the task that this slot is about to run, if it takes longer."""
-        deadline = self._deadline(task, TaskTimeout, seconds, "it ran for longer than its timeout_seconds")
+        deadline = self._deadline(task, TaskTimeout, seconds)
         with self._changed:
             self._set(slot, deadline)
 
@@ -125,12 +126,13 @@ class Watch:
                 self._cancel(slot, task)
 
     def _cancel(self, slot: Slot, task: StartedTask) -> None:
-        deadline = self._deadline(task, TaskInterrupted, 0, "it was cancelled")
+        deadline = self._deadline(task, TaskInterrupted, 0)
         with self._changed:
             present = slot.present
-            if present is None or not (present.is_sent or present.kind is TaskInterrupted):
-                self._set(slot, deadline)
-            if slot.task is not task:  # it has just ended, and perhaps did not see its deadline any more
+            if slot.task is not task or (present and (present.is_sent or present.kind is TaskInterrupted)):
+                return
+            self._set(slot, deadline)
+            if slot.task is not task:  # it has just ended, without a look at this
                 self._forget(slot)
 
     def interrupt_all(self) -> None:
@@ -154,10 +156,9 @@ class Watch:
 
     # The deadlines
 
-    def _deadline(self, task: StartedTask, kind: type[Interruption], seconds: float, what: str) -> Deadline:
+    def _deadline(self, task: StartedTask, kind: type[Interruption], seconds: float) -> Deadline:
         soft_at = time.monotonic() + seconds
-        told = f"{what} ({seconds:g})" if seconds else what
-        ended = self._forced_end(task, kind, f"{told}, and did not end within {self._grace_seconds:g} s after that")
+        ended = self._forced_end(task, kind, _error(kind.__name__, seconds, self._grace_seconds))
         return Deadline(task, kind, soft_at, Will(ended, soft_at + self._grace_seconds))
 
     def _set(self, slot: Slot, deadline: Deadline) -> None:
@@ -216,6 +217,15 @@ class Watch:
             self._vitals.leave_will(slot.place, Will(ended._replace(error=error), hard_at))
             self._vitals.wish_for_replacement(Wish.WEDGED)
         self._on_wedged()
+
+
+@lru_cache
+def _error(kind: str, seconds: float, grace_seconds: float) -> bytes:
+    """What is stored with a task that did not end after all this time, as JSON."""
+    is_timeout = kind == TaskTimeout.__name__
+    what = f"it ran for longer than its timeout_seconds ({seconds:g})" if is_timeout else "it was cancelled"
+    message = f"{what}, and did not end within {grace_seconds:g} s after that"
+    return orjson.dumps({"type": f"{TaskTimeout.__module__}.{kind}", "message": message})
 
 
 def _stack_of(ident: int) -> str:

@@ -32,6 +32,7 @@ EXIT_SLOT_DIED, EXIT_FENCED = 81, 82
 LAST_WORDS_SECONDS = 1.0
 """For tasks that did not end in time, after it: to clean up."""
 _LOOK_AT_LEAST_EVERY_SECONDS = 5.0
+_WARY_SECONDS, _WARY_LOOK_SECONDS = 2 * BLOCK_SECONDS, 0.5
 _LAST_LOOK_SECONDS = 0.05
 """How long a worker that ends when there is nothing to do listens, after it found nothing."""
 
@@ -71,7 +72,9 @@ class Worker:
         self._is_registered = False
         self._may_be_more = True
         self._found_nothing = False
-        self._look_at = 0.0
+        self._look_at = self._wary_until = 0.0
+        self._is_wary = False
+        """Whether a bell was given up that may take a marker yet."""
         self._next_due = float("inf")
         self._troubles = Troubles(logger, meanwhile="; running tasks go on, their completions are kept")
         self._heartbeat = Heartbeat(
@@ -203,7 +206,9 @@ class Worker:
         if wanted:
             now = time.monotonic()
             self._may_be_more = False
-            self._look_at = now + _LOOK_AT_LEAST_EVERY_SECONDS
+            if self._is_wary:
+                self._is_wary, self._wary_until = False, now + _WARY_SECONDS
+            self._look_at = now + (_WARY_LOOK_SECONDS if now < self._wary_until else _LOOK_AT_LEAST_EVERY_SECONDS)
             self._next_due = float("inf") if answer.next_due_seconds is None else now + answer.next_due_seconds
         for task in answer.started:
             self._slots.start(task)
@@ -212,14 +217,13 @@ class Worker:
         """Until something ends here, the bell rings, the next delayed task is due, or somebody stops us."""
         now = time.monotonic()
         if not self._takes_tasks:
-            self._bell.reset()  # its marker is for those who take tasks
-            self._may_be_more = True
+            self._give_up_bell()  # its marker is for those who take tasks
         elif self._slots.free and not self._bell.is_armed and not self._arm(now):
             return
         wake_at = now + BLOCK_SECONDS if self._stop_by is None else max(self._stop_by, self._last_words_until)
         wake_at = min(wake_at, self._bell.overdue_at)
         if self._bell.is_armed and not self._may_be_more:
-            wake_at = min(wake_at, self._next_due)
+            wake_at = min(wake_at, self._next_due, self._look_at)
         self._waker.is_awaited = True
         sources: list[Waker | Bell] = [self._waker, self._bell] if self._bell.is_armed else [self._waker]
         ready = wait_any(sources, 0 if self._slots.has_news else wake_at - now)
@@ -250,9 +254,8 @@ class Worker:
             self._be_deaf(error)
         now = time.monotonic()
         if now >= self._bell.overdue_at:
-            self._bell.reset()
+            self._give_up_bell()
             self._connection.drop_idle()  # they may be as dead, and the exchange is to tell whether Redis is away
-            self._may_be_more = True
         elif now >= min(self._look_at, self._next_due):
             self._may_be_more = True
 
@@ -261,19 +264,23 @@ class Worker:
     def _pause_after(self, error: Exception, spent_seconds: float) -> None:
         """The exchange failed: wait a little, longer each time, while local completions go on gathering."""
         self._troubles.begin("exchange", error)
-        self._bell.reset()
-        self._may_be_more = True
+        self._give_up_bell()
         self._pause(backoff_seconds(self._failed_tries, spent_seconds))
         self._failed_tries += 1
 
     def _be_deaf(self, error: Exception) -> None:
         """The bell failed: look without it. That it fails is told only if it does so while the exchange works."""
-        self._bell.reset()
-        self._may_be_more = True
+        self._give_up_bell()
         if self._deaf_times:
             self._troubles.begin("bell", error)
             self._pause(backoff_seconds(self._deaf_times))
         self._deaf_times += 1
+
+    def _give_up_bell(self) -> None:
+        """Look without it. Redis may hear of that too late, and give this worker a marker that others wait for."""
+        self._is_wary = True
+        self._bell.reset()
+        self._may_be_more = True
 
     def _pause(self, seconds: float) -> None:
         """Until something ends here, or somebody stops us."""

@@ -123,8 +123,8 @@ def test_a_stopped_task_that_catches_it_has_finished() -> None:
 
 
 @pytest.mark.parametrize("work", [go_on, wait], ids=["sync", "async"])
-def test_a_cancelled_task_ends_without_a_retry(work: Callable[[], Any]) -> None:
-    """That it was cancelled is for the script to say."""
+def test_a_cancelled_task_ends_without_a_retry(work: Callable[[], Any], caplog: pytest.LogCaptureFixture) -> None:
+    """What becomes of it is for the script to say."""
     task = started(max_retries=3)
     with Workshop(handler := Call(work)) as shop:
         future = shop.submit(task)
@@ -137,6 +137,18 @@ def test_a_cancelled_task_ends_without_a_retry(work: Callable[[], Any]) -> None:
     assert isinstance(end, Ended)
     assert end.what == "fail"
     assert told(end)["type"] == "fairqued.errors.TaskInterrupted"
+    assert "task t of alice was cancelled: fairqued.errors.TaskInterrupted" in caplog.text
+
+
+@pytest.mark.parametrize("error", [ValueError, StopIteration, GeneratorExit, SystemExit, KeyboardInterrupt])
+def test_what_a_task_raises_is_told(error: type[BaseException]) -> None:
+    def fail() -> None:
+        raise error("why")
+
+    end = end_of(fail)
+    assert isinstance(end, Ended)
+    assert (end.what, end.number) == ("fail", reason_number(Reason.ERROR))
+    assert (told(end)["type"], told(end)["message"]) == (error.__name__, "why")
 
 
 def test_an_interruption_of_ones_own_is_an_error() -> None:

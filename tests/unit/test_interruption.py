@@ -9,13 +9,14 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from typing import Any
 
 import pytest
 
 from fairqued import shield
+from fairqued.connection import Connection
 from fairqued.errors import Interruption, TaskInterrupted, TaskTimeout
 from fairqued.worker import interruption
 from fairqued.worker.interruption import Interruptible
@@ -428,6 +429,21 @@ def test_what_came_meanwhile_is_raised_after_it_with_what_it_raised_itself() -> 
         return caught.value.__context__
 
     assert isinstance(in_slot(run), KeyError)
+
+
+def test_a_call_to_redis_is_whole(redis_url: str) -> None:
+    def run(slot: Interruptible) -> list[bool]:
+        task, answers = Task(), []
+
+        def ask(client: Any) -> None:
+            assert slot.interrupt(task, TaskTimeout)
+            answers.append(client.ping())
+
+        with closing(Connection(redis_url)) as connection, pytest.raises(TaskTimeout):
+            slot.call(task, partial(connection.once, ask))
+        return answers
+
+    assert in_slot(run) == [True]
 
 
 def test_elsewhere_a_shield_is_a_plain_call() -> None:

@@ -2,15 +2,18 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from fairqued import InvalidTask, QueueUnavailable, Reason, Task, TaskHandle, TaskQueue, TaskState
+from fairqued import InvalidTask, QueueUnavailable, Reason, StartedTask, Task, TaskHandle, TaskQueue, TaskState
 from fairqued.lease import Completion, Exchange, Lease
+from fairqued.record import FENCE_FIELD, HEADER
 from tests.support.servers import RedisServer
+from tests.support.wait import wait_until
 
 StartServer = Callable[..., RedisServer]
 
@@ -136,4 +139,53 @@ def test_a_lease_that_cannot_be_left_is_an_error(start_server: StartServer, name
     queue = TaskQueue(server.url, namespace=namespace, user_id="alice", timeout_seconds=0.2)
     with pytest.raises(QueueUnavailable), queue.lease():
         server.kill()
+    queue.close()
+
+
+def test_tasks_are_marked_while_the_lease_is_over_and_stay_so_if_they_are_known_to_be_lost(queue: TaskQueue) -> None:
+    queue.enqueue_many(payload(number) for number in range(3))
+    lease = Lease(queue._store, ["default"], worker_id="w", lease_seconds=60)
+    lease.register({})
+    tasks = lease.exchange([], 3).started
+
+    def marks() -> list[bool]:
+        return [task.lease_lost.is_set() for task in tasks]
+
+    assert not lease.judge()
+    lease._renewed_at -= 61
+    assert lease.judge()
+    assert marks() == [True, True, True]
+    assert not lease.judge(vouched_at=time.monotonic())
+    assert marks() == [False, False, False]
+    assert lease.judge()
+    replace_fence(queue, tasks[2])
+    lease.heartbeat()
+    assert not lease.judge()
+    assert marks() == [False, False, True]
+
+
+def replace_fence(queue: TaskQueue, task: StartedTask) -> None:
+    """As if the task had been reclaimed, and were held by another worker."""
+    client, key = queue._store.connection.client, queue._store.keys.of("task", task.task_id)
+    raw = client.get(key)
+    assert isinstance(raw, bytes)
+    fields = list(HEADER.unpack_from(raw))
+    fields[FENCE_FIELD] += 1
+    client.set(key, HEADER.pack(*fields) + raw[HEADER.size :])
+
+
+def test_a_lease_in_ones_own_process_marks_tasks_too(
+    start_server: StartServer, namespace: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = start_server(persist=True, options=["--appendfsync", "always"])
+    queue = TaskQueue(server.url, namespace=namespace, user_id="alice")
+    queue.enqueue(payload(1))
+    with queue.lease(lease_seconds=4, heartbeat_seconds=0.1) as lease:
+        (started,) = lease.dequeue()
+        lease._lease._lease_us = 300_000
+        server.kill()
+        assert started.lease_lost.wait(10)
+        server.start()
+        wait_until(lambda: not started.lease_lost.is_set(), 10, "it is held again")
+        lease.finish_task(started)
     queue.close()
