@@ -37,7 +37,9 @@ class Faults:
 
     A dropped reply closes the connection once Redis has executed the request. A late copy is a whole request, or one
     command of it, sent a second time on a connection of its own at a random moment of the next `copy_within_seconds`;
-    its reply is thrown away. `only` picks the requests whose replies are dropped and that are copied.
+    its reply is thrown away. `only` picks the requests whose replies are dropped and that are copied. Connections that
+    a black hole swallowed something of are closed when it ends; a silent one leaves all that it met dead for ever, and
+    nobody is told.
     """
 
     drop_next: int = 0
@@ -46,6 +48,7 @@ class Faults:
     copy_within_seconds: float = 1.0
     delay_seconds: float = 0.0
     black_hole: bool = False
+    silent: bool = False
     refuse: bool = False
     only: Callable[[Request], bool] = is_work
 
@@ -75,6 +78,7 @@ class _Link:
     greeting: list[Command] = field(default_factory=list)
     drops_reply: bool = False
     swallowed: bool = False
+    is_dead: bool = False
 
 
 class FaultyProxy:
@@ -152,7 +156,10 @@ class FaultyProxy:
         elif self._listener is None:
             await self._listen()
         if not faults.black_hole:
-            await self._cut({link for link in self._links if link.swallowed})
+            await self._cut({link for link in self._links if link.swallowed and not link.is_dead})
+        elif faults.silent:
+            for link in self._links:
+                link.is_dead = True
 
     def _stop_listening(self) -> None:
         if self._listener is not None:
@@ -198,7 +205,7 @@ class FaultyProxy:
             upstream_reader, upstream_writer = await self._connect()
         except OSError:
             return
-        link = _Link(writer, upstream_writer)
+        link = _Link(writer, upstream_writer, is_dead=self._faults.black_hole and self._faults.silent)
         self._links.add(link)
         try:
             await asyncio.gather(self._pass_requests(reader, link), self._pass_replies(upstream_reader, link))
@@ -217,7 +224,7 @@ class FaultyProxy:
 
     async def _pass_request(self, request: Request, link: _Link) -> None:
         self.counts.requests += 1
-        if self._faults.black_hole:
+        if self._faults.black_hole or link.is_dead:
             link.swallowed = True
             return
         if self._faults.delay_seconds:
@@ -235,7 +242,8 @@ class FaultyProxy:
         with contextlib.suppress(OSError):
             while data := await reader.read(_CHUNK):
                 await self._pass_reply(data, link)
-        await _close(link.client)
+        if not link.is_dead:
+            await _close(link.client)
 
     async def _pass_reply(self, data: bytes, link: _Link) -> None:
         if link.client.is_closing():
@@ -243,7 +251,7 @@ class FaultyProxy:
         if link.drops_reply:
             self.counts.replies_dropped += 1
             _abort(link.client)
-        elif self._faults.black_hole:
+        elif self._faults.black_hole or link.is_dead:
             link.swallowed = True
         else:
             link.client.write(data)

@@ -125,17 +125,25 @@ class RedisServer:
 
     def start(self) -> Self:
         """Start it and wait until it answers."""
+        self.launch()
+        self.wait_until_it_answers()
+        return self
+
+    def launch(self, *options: str) -> None:
+        """Start it, this once with some more options, and return at once."""
         assert not self.running, "the server is running"
         with (self.directory / "out").open("ab") as output:
             self._process = subprocess.Popen(
-                self._command(),
+                [*self._command(), *options],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 env={**os.environ, "LC_ALL": "C"},
             )
+
+    def wait_until_it_answers(self) -> None:
+        """Wait until it has loaded its data."""
         wait_until(self._answers, _START_SECONDS, f"{self.binary.name} answers on {self.socket_path}")
-        return self
 
     def stop(self) -> None:
         """Stop it in good order; a frozen one is continued first. Stopping twice does no harm."""

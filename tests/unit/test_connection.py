@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 import pytest
@@ -30,6 +30,8 @@ URLS = {
     "rediss://bob:s:e@c/r?e#t@host:1/2": "rediss://bob:***@host:1/2",
     "unix://bob:secret@/run/r.sock": "unix://bob:***@/run/r.sock",
     "unix:///run/r.sock?db=1&password=secret&x=1": "unix:///run/r.sock?db=1&password=***&x=1",
+    "rediss://h/0?ssl_password=secret&ssl_keyfile=k": "rediss://h/0?ssl_password=***&ssl_keyfile=k",
+    "redis://h?PASSWORD=secret": "redis://h?PASSWORD=***",
     "redis://bob@localhost": "redis://bob@localhost",
     "redis://host:badport": "redis://host:badport",
     "nonsense": "nonsense",
@@ -51,7 +53,14 @@ def test_an_embedded_redis_is_found_in_its_state_directory() -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["localhost:6379", "http://localhost", "redis", "redis://localhost:port", "redis://:secret@localhost:99999999/0"],
+    [
+        "localhost:6379",
+        "http://localhost",
+        "redis",
+        "redis://localhost:port",
+        "redis://:secret@localhost:99999999/0",
+        "rediss://:secret@localhost/0?ssl_ca_cert=/misspelt",
+    ],
 )
 def test_a_bad_url_is_a_config_error_before_anything_is_opened(url: str) -> None:
     with pytest.raises(ConfigError, match="Redis URL") as caught:
@@ -329,11 +338,34 @@ def test_the_deadline_is_kept_even_when_the_last_try_hangs(start_server: StartSe
     assert time.monotonic() < deadline + 0.7, "the last try took more than what was left"
 
 
+def test_another_address_of_the_host_gets_a_chance(start_server: StartServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = start_server(tcp=True)
+    with ExitStack() as stack:
+        full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(3):  # then the kernel drops what comes
+            waiting = stack.enter_context(closing(socket.socket()))
+            waiting.setblocking(False)  # noqa: FBT003 - that is its name
+            waiting.connect_ex(full.getsockname())
+        addresses = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))
+                     for port in (full.getsockname()[1], server.port)]  # fmt: skip
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_: addresses)
+        connection = Connection("redis://many.example", timeout_seconds=2)
+        began = time.monotonic()
+        assert connection.once(lambda client: client.ping())
+        assert 0.2 < time.monotonic() - began < 1, "the first address did not answer"
+        connection.close()
+
+
 def test_the_pauses_grow_and_differ() -> None:
     for attempt, most in ((0, 0.05), (1, 0.1), (3, 0.4), (10, 2.0), (1_000, 2.0)):
         pauses = {backoff_seconds(attempt) for _ in range(100)}
         assert len(pauses) > 50
         assert most / 2 <= min(pauses) < max(pauses) <= most
+
+
+def test_a_pause_is_counted_from_the_beginning_of_the_try() -> None:
+    assert backoff_seconds(10, spent_seconds=2) == 0
+    assert 0 < backoff_seconds(10, spent_seconds=0.9) <= 1.1
 
 
 # Threads and processes

@@ -137,6 +137,16 @@ def test_black_hole_swallows_a_reply_on_its_way(proxy: FaultyProxy, redis_url: s
         victim.connection_pool.release(connection)
 
 
+def test_a_silent_black_hole_leaves_connections_dead(proxy: FaultyProxy, namespace: str) -> None:
+    with client(proxy.url, timeout_seconds=0.2) as connection:
+        connection.ping()
+        proxy.inject(Faults(black_hole=True, silent=True))
+        proxy.heal()
+        with pytest.raises(redis.TimeoutError):
+            connection.incr(namespace)
+        assert connection.incr(namespace) == 1, "a new connection works"
+
+
 def test_delay_slows(proxy: FaultyProxy, namespace: str) -> None:
     proxy.inject(Faults(delay_seconds=0.1))
     with client(proxy.url) as connection:
