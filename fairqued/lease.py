@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import random
 import socket
@@ -163,10 +164,12 @@ class Lease:
         """Fences of popped tasks that cannot be read: held, too, until their completion is acknowledged."""
         self._doubtful: dict[str, StartedTask] = {}
         """Tasks that may belong to others by now: nobody could renew the lease."""
+        self._renewed_at = math.inf
         self._received = 0
 
     def register(self, info: Mapping[str, Any], functions: Mapping[str, bytes] | None = None) -> None:
         """Make this worker known. Raises WorkerGone if it was declared dead before."""
+        self._renewed_at = time.monotonic()
         self.store.register(self.worker_id, self._lease_us, orjson.dumps(info), functions or {})
 
     @property
@@ -196,6 +199,8 @@ class Lease:
                 self._unreadable.pop(task_id, None)
                 if status == "stale":
                     logger.warning("task %s: its completion was refused, another worker has it", task_id)
+                elif status.startswith("SCHEMA"):
+                    logger.error("its completion was refused: %s", status.removeprefix("SCHEMA "))
             if popped:
                 self._held.update((task.task_id, task) for task in started)
                 self._unreadable.update((each.task_id, each.fence) for each in unreadable)
@@ -210,7 +215,10 @@ class Lease:
         with self._lock:
             held = {task_id: task.record.fence for task_id, task in self._held.items()} | self._unreadable
             received = self._received
-        for order, task_id in self.store.heartbeat(self.worker_id, self._lease_us, received, held):
+        began_at = time.monotonic()
+        orders = self.store.heartbeat(self.worker_id, self._lease_us, received, held)
+        self._renewed_at = began_at
+        for order, task_id in orders:
             task = self._held.get(task_id)
             if task is None or task.record.fence != held[task_id]:
                 continue
@@ -220,18 +228,31 @@ class Lease:
                 self._doubtful.pop(task_id, None)
                 task.lease_lost.set()
 
-    def doubt(self) -> None:
-        """The lease is over and nobody could renew it: mark what is held as lost. For the thread that heartbeats."""
-        with self._lock:
-            self._doubtful = {task_id: task for task_id, task in self._held.items() if not task.lease_lost.is_set()}
-        for task in self._doubtful.values():
-            task.lease_lost.set()
+    def judge(self, vouched_at: float = 0.0) -> bool:
+        """Whether the lease is over by our own clock, so that others may have the tasks: they are marked as lost.
 
-    def trust(self) -> None:
-        """The lease was renewed after all: what was marked by `doubt`, and is not known to be lost, is held."""
+        `vouched_at` is when somebody else last renewed it (monotonic seconds). Once it is renewed, tasks that
+        are not known to be lost are held again. Belongs to the thread that heartbeats.
+        """
+        is_over = time.monotonic() - max(self._renewed_at, vouched_at) > self._lease_us / 1e6
+        if is_over:
+            self._doubt()
+        else:
+            self._trust()
+        return is_over
+
+    def _doubt(self) -> None:
+        with self._lock:
+            held = list(self._held.items())
+        for task_id, task in held:
+            if not task.lease_lost.is_set():
+                self._doubtful[task_id] = task
+                task.lease_lost.set()
+
+    def _trust(self) -> None:
         for task in self._doubtful.values():
             task.lease_lost.clear()
-        self._doubtful = {}
+        self._doubtful.clear()
 
     def give_up(self, why: str) -> None:
         """Leave: what is still held goes back to its queues."""
@@ -355,6 +376,7 @@ class QueueLease:
                 self._troubles.begin("heartbeat", error)
             else:
                 self._troubles.end("heartbeat")
+            self._lease.judge()
 
 
 def encode_result(result: Any, annotation: Any) -> bytes:

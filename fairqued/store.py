@@ -72,7 +72,10 @@ class Tick(NamedTuple):
 
 
 class Exchanged(NamedTuple):
-    """The answers of one round trip: a status for each completion, and what pop gave."""
+    """The answers of one round trip: a status for each completion, and what pop gave.
+
+    A completion of a task whose record is of a newer version has the refusal as its status: `SCHEMA task …`.
+    """
 
     statuses: list[tuple[str, str]]
     popped: Popped | None
@@ -231,6 +234,10 @@ class Store:
             base, in_force = in_force, self._run("configure", digest, in_force, *pairs).decode()
         self._unpark_all()
         return base != digest
+
+    def is_configured(self) -> bool:
+        """Whether a daemon has applied its settings; not so after a FLUSHALL."""
+        return bool(self.connection.call(lambda client: client.hexists(self.keys.meta, "digest")))
 
     def _unpark_all(self) -> None:
         cursor = b"0"

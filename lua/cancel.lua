@@ -19,10 +19,11 @@ Cost: O(log n) a task
 --#include lib/account
 --#include lib/place
 --#include lib/spent
+--#include lib/batch
 local nonce = ARGV[1]
 local ids = { unpack(ARGV, 2) }
 
-local tasks, refusal = record.load_all(ids)
+local tasks, refusal = batch.load(ids)
 if refusal then return refusal end
 
 key.first_write()

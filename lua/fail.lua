@@ -21,6 +21,7 @@ Cost: O(log n) a task
 --#include lib/record
 --#include lib/lease
 --#include lib/attempt
+--#include lib/ending
 local worker = ARGV[1]
 
 local w, refusal = lease.of(worker)
@@ -38,7 +39,7 @@ for i = 2, #ARGV, 5 do
   else
     status = attempt.judge(t, w.handle, fence)
     if status == 'held' then
-      status = attempt.fail(t, what, number, error)
+      status = ending.apply(t, what, number, error)
       ended[#ended + 1] = id
     elseif status == 'newer' then
       status = record.refusal(t).err

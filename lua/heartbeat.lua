@@ -23,6 +23,7 @@ Cost: O(log n) a task held or put back, at most 100 put back
 --#include lib/record
 --#include lib/lease
 --#include lib/attempt
+--#include lib/release
 local worker, duration, claim = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local PUT_BACK_AT_MOST = 100
 
@@ -53,7 +54,7 @@ local function put_back_unknown(id)
   if t and t.corrupt then
     attempt.corrupt(t, worker)
   elseif t and t.state == state.STARTED and t.holder == w.handle then
-    attempt.release(t, 'unknown')
+    release.task(t, 'unknown')
   end
 end
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', claims, '-inf', claim)) do

@@ -1,9 +1,9 @@
 --[[
 Start up to n tasks on a worker, from the users whose turn it is (DESIGN section 7).
 
-A task whose record is of a newer version stays where it waits, for a newer fairqued, and those behind it are served. Where
-nothing else can be started the call is refused: it has started nothing, its number is not used up, and the bell is rung
-for a worker that can.
+A task whose record is of a newer version stays where it waits, for a newer fairqued, and those behind it are served.
+Where nothing else can be started the call is refused: it has started nothing, its number is not used up, and the bell
+is rung for a worker that can.
 
 KEYS
   1  meta
@@ -40,7 +40,7 @@ if claim == w.claim then
   local answer = { -1 }
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', key.of('claims', worker), claim, claim)) do
     local t = record.load_whole(id)
-    if t and not t.corrupt and not t.newer and t.state == state.STARTED and t.holder == w.handle then
+    if t and not t.corrupt and t.state == state.STARTED and t.holder == w.handle then
       answer[#answer + 1], answer[#answer + 2] = id, t.raw
     end
   end
@@ -50,15 +50,17 @@ end
 key.first_write()
 local answer, claimed, taken, passed = {}, {}, {}, {}
 local count, looks = 0, 0
-local CRITICAL_FIRST, CRITICAL_LAST = { 'critical', 'waiting' }, { 'waiting', 'critical' }
 
--- Take the user's next task out of a queue: its id, its score, and the set it waited in. An account that was damaged may
--- not know of CRITICAL ones.
+local function first_in(name, a, queue) return redis.call('ZPOPMIN', key.of(name, queue, a.user)) end
+
+-- Take the user's next task out of a queue: its id and its score, and whether it was CRITICAL. An account that was
+-- damaged may not know of CRITICAL ones.
 local function take_next(a, queue)
-  for _, set in ipairs(a.critical > 0 and CRITICAL_FIRST or CRITICAL_LAST) do
-    local first = redis.call('ZPOPMIN', key.of(set, queue, a.user))
-    if first[1] then return first[1], first[2], set end
-  end
+  local first = a.critical > 0 and first_in('critical', a, queue)
+  if first and first[1] then return first, 1 end
+  first = first_in('waiting', a, queue)
+  if first[1] then return first, 0 end
+  return first_in('critical', a, queue), 1
 end
 
 -- The task to start; nil if it does not wait here. A record that names another user or queue is damaged.
@@ -70,9 +72,10 @@ local function load(a, queue, id)
   place.corrupt(id, a.user, queue)
 end
 
-local function start(a, queue, rank, id, score, set)
-  local t, critical = load(a, queue, id), set == 'critical' and 1 or 0
+local function start(a, queue, rank, id, score, critical)
+  local t = load(a, queue, id)
   if t and t.newer then
+    local set = critical == 1 and 'critical' or 'waiting'
     passed[#passed + 1] = { t = t, a = a, queue = queue, set = set, score = score }
     looks = looks + 1
     return
@@ -103,9 +106,9 @@ end
 -- Serve one user until its rank passes the next user's, then put it back where it now stands.
 local function serve(a, queue, rank, next_rank)
   while count < most and looks < LOOK_AT_MOST and rank <= next_rank and may_run(a) do
-    local id, score, set = take_next(a, queue)
-    if not id then break end
-    start(a, queue, rank, id, score, set)
+    local first, critical = take_next(a, queue)
+    if not first[1] then break end
+    start(a, queue, rank, first[1], first[2], critical)
     rank = account.rank(a, has_critical(a, queue))
   end
   if redis.call('EXISTS', key.of('waiting', queue, a.user), key.of('critical', queue, a.user)) == 0 then
@@ -164,15 +167,13 @@ local function by_domain()
   return domains
 end
 
-local function put_back(p)
-  redis.call('ZADD', key.of(p.set, p.queue, p.a.user), p.score, p.t.id)
-  ready.stand(p.a, p.queue, has_critical(p.a, p.queue))
-end
-
 local _, next_due = promote.due(PROMOTE_AT_MOST)
 for _, domain_queues in ipairs(by_domain()) do serve_domain(domain_queues) end
 
-for _, p in ipairs(passed) do put_back(p) end
+for _, p in ipairs(passed) do
+  redis.call('ZADD', key.of(p.set, p.queue, p.a.user), p.score, p.t.id)
+  ready.put(p.a, p.queue, has_critical(p.a, p.queue))
+end
 for queue, number in pairs(taken) do place.less(queue, number) end
 if count > 0 then
   redis.call('ZADD', key.of('claims', worker), unpack(claimed))
@@ -180,7 +181,7 @@ if count > 0 then
 end
 account.flush()
 -- The marker was taken by one worker: while more is ready, wake the next.
-if count > 0 or looks >= LOOK_AT_MOST or passed[1] then
+if count > 0 or looks >= LOOK_AT_MOST then
   for _, queue in ipairs(queues) do
     if redis.call('EXISTS', key.of('ready', queue)) == 1 then bell.ring(queue) end
   end

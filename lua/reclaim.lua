@@ -24,6 +24,7 @@ Cost: O(log n) a task
 ]]
 --#include lib/key
 --#include lib/attempt
+--#include lib/release
 local worker, why, most = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local max_crashes, error = tonumber(ARGV[4]), ARGV[5]
 local wills = {}
@@ -33,6 +34,6 @@ for i = 6, #ARGV, 5 do
 end
 
 key.first_write()
-local taken, left = attempt.release_worker(worker, why, most, { max_crashes = max_crashes, error = error, wills = wills })
+local taken, left = release.worker(worker, why, most, { max_crashes = max_crashes, error = error, wills = wills })
 attempt.flush()
 return { taken, left }

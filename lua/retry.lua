@@ -18,13 +18,15 @@ Cost: O(log n) a task
 --#include lib/clock
 --#include lib/state
 --#include lib/record
+--#include lib/hidden
 --#include lib/account
 --#include lib/place
 --#include lib/spent
+--#include lib/batch
 local nonce = ARGV[1]
 local ids = { unpack(ARGV, 2) }
 
-local tasks, refusal = record.load_all(ids)
+local tasks, refusal = batch.load(ids)
 if refusal then return refusal end
 
 key.first_write()
@@ -39,7 +41,7 @@ local function retry(t)
   t.flags = bit.band(t.flags, bit.bnot(record.CANCEL_ASKED))
   t.reason, t.failures, t.suspicion, t.crashes, t.losses = 0, 0, 0, 0, 0
   t.nonce, t.due, t.ended_at = nonce, clock.now, 0
-  record.reveal(t)
+  hidden.set(t, false)
   place.queue(t)
   record.save(t)
   redis.call('HINCRBY', key.of('counters'), 'revived', 1)

@@ -15,7 +15,8 @@ ARGV
 Moves: started -> queued, started -> failed, started -> cancelled
 Returns: 1 if leases were judged; how many tasks were put back; the workers that were declared dead; those of the queues
   whose hidden queue has work that may run now
-Cost: O(log n) a worker renewed or task put back; O(STARTED tasks), at most 2000, once after a record of one was damaged
+Cost: O(log n) a worker renewed or task put back, O(1) a queue; O(STARTED tasks), at most 2000, once after a record of one
+  was damaged
 ]]
 --#include lib/key
 --#include lib/clock
@@ -24,6 +25,7 @@ Cost: O(log n) a worker renewed or task put back; O(STARTED tasks), at most 2000
 --#include lib/lease
 --#include lib/recount
 --#include lib/attempt
+--#include lib/release
 local duration, silence, most = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local living, queues = { unpack(ARGV, 5, 4 + ARGV[4]) }, { unpack(ARGV, 5 + ARGV[4]) }
 local FORGET_AT_MOST, JUDGE_AT_MOST, PASS_AT_MOST = 500, 10, 100
@@ -45,7 +47,7 @@ if judged then
   while put_back < most and #dead < JUDGE_AT_MOST and passed < PASS_AT_MOST do
     local worker = redis.call('ZRANGEBYSCORE', key.of('workers'), '-inf', clock.now, 'LIMIT', passed, 1)[1]
     if not worker then break end
-    local taken, left, is_done = attempt.release_worker(worker, 'lost', most - put_back, { wills = {} })
+    local taken, left, is_done = release.worker(worker, 'lost', most - put_back, { wills = {} })
     put_back = put_back + taken
     if taken > 0 or is_done then dead[#dead + 1] = worker end
     if left == 0 and not is_done then passed = passed + 1 end

@@ -16,7 +16,7 @@ local account = {
 local function is_number(x) return x - x == 0 end
 
 -- The domain of a queue: each is its own, together with the hidden one beside it.
-function account.domain_of(queue) return hidden.base(queue) end
+account.domain_of = hidden.base
 
 function account.domain(name)
   local d = account.domains[name]
@@ -38,10 +38,6 @@ local function read(a, raw)
   return is_number(a.v) and is_number(a.deposit) and is_number(a.estimate) and is_number(a.touched)
 end
 
-local function count(name, domain, user)
-  return redis.call('ZCARD', key.of(name, domain, user)) + redis.call('ZCARD', key.of(name, hidden.of(domain), user))
-end
-
 -- The account of a user in the domain of a queue, accrued to now.
 function account.of(queue, user)
   local domain = account.domain_of(queue)
@@ -54,9 +50,13 @@ function account.of(queue, user)
     a.was_idle = a.running == 0 and a.waiting == 0
     account.accrue(a)
   else
-    a.v, a.deposit, a.estimate, a.running = a.domain.clock, 0, account.FIRST_ESTIMATE, 0
-    a.critical = raw and count('critical', domain, user) or 0
-    a.waiting = a.critical + (raw and count('waiting', domain, user) or 0)
+    a.v, a.deposit, a.estimate = a.domain.clock, 0, account.FIRST_ESTIMATE
+    a.running, a.waiting, a.critical = 0, 0, 0
+    for _, name in ipairs(raw and { domain, hidden.of(domain) } or {}) do
+      local critical = redis.call('ZCARD', key.of('critical', name, user))
+      a.critical = a.critical + critical
+      a.waiting = a.waiting + critical + redis.call('ZCARD', key.of('waiting', name, user))
+    end
   end
   account.opened[id] = a
   table.insert(account.order, a)
@@ -95,12 +95,6 @@ end
 local function change_running(a, by)
   a.running = math.max(0, a.running + by)
   account.deltas[a.user] = (account.deltas[a.user] or 0) + by
-end
-
--- Put the number of a user's running tasks in this domain right; they may run again if they were parked for it.
-function account.set_running(a, running)
-  a.domain.open = math.max(0, a.domain.open + running - a.running)
-  a.running, a.may_unpark = running, a.limits.is_set
 end
 
 -- Charge the start of a waiting task: the deposit is topped up to cover what now runs. The least charge is a price and

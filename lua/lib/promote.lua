@@ -16,8 +16,8 @@ local function due(id, t)
   end
 end
 
--- Promote at most `most`. Returns how many, and when to look again: when the next one is due (microseconds; nil when none
--- waits). Records of a newer version are passed over, at most `most`, and stay where newer sides meet them at once.
+-- Promote at most `most`. Returns how many, and when to look again: when the next one is due (microseconds; nil when
+-- none waits). Records of a newer version are passed over, at most `most`, and stay where newer sides meet them.
 function promote.due(most)
   local promoted, passed = 0, 0
   while promoted < most and passed < most do

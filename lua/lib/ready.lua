@@ -8,18 +8,12 @@ function ready.is_parked(a, queue)
   return a.limits.is_set and redis.call('SISMEMBER', key.of('parked', a.user), queue) == 1
 end
 
--- Put a user in, or ahead if CRITICAL work came; one that stands there already keeps its place otherwise. False for one
--- that is parked.
-function ready.stand(a, queue, has_critical)
-  if ready.is_parked(a, queue) then return false end
+-- Put a user in, or ahead if CRITICAL work came; one that stands there already keeps its place otherwise.
+function ready.put(a, queue, has_critical)
+  if ready.is_parked(a, queue) then return end
   local how = has_critical and 'LT' or 'NX'
   redis.call('ZADD', key.of('ready', queue), how, account.rank(a, has_critical), a.user)
-  return true
-end
-
--- The same, and wake a worker.
-function ready.put(a, queue, has_critical)
-  if ready.stand(a, queue, has_critical) then bell.ring(queue) end
+  bell.ring(queue)
 end
 
 function ready.park(a, queue)

@@ -1,6 +1,6 @@
 -- A task's record: one string of a fixed header (the twin of fairqued/record.py), user, queue, spec and error. The
--- header is rewritten in place; the spec never changes and is opaque here. `queue` is the queue in which the task waits when
--- it waits: for a hidden task the hidden one, while the record keeps the name it was enqueued with.
+-- header is rewritten in place; the spec never changes and is opaque here. `queue` is the queue in which the task waits
+-- when it waits: for a hidden task the hidden one, while the record keeps the name it was enqueued with.
 --#include lib/key
 --#include lib/clock
 --#include lib/state
@@ -10,62 +10,43 @@ local record = {
   FORMAT = '<c1Bc1BBBBBBHHI4I4I4ddddc8HBHI4',
   HEADER = 74,
   CRITICAL = 5,
-  CANCEL_ASKED = 1, HAS_RESULT = 2, OWN_ID = 4, HIDDEN = 8,
-  HIDDEN_SINCE = 2, -- version 1 did not know of it
+  CANCEL_ASKED = 1, HAS_RESULT = 2, OWN_ID = 4, -- 8 is hidden.FLAG
 }
 
 -- Whether a time lies in the years 1 to 9999; not so for NaN.
 local function is_time(number) return number > -62e15 and number < 253e15 end
 
--- A record of a newer version tells its version and nothing else: the first two bytes are what no version changes.
-local function newer(raw)
-  local magic, version = string.byte(raw, 1, 2)
-  if magic == 70 and version and version > record.VERSION then return { newer = version } end
-end
-
 function record.parse(raw)
-  if type(raw) ~= 'string' then return nil end
-  if #raw < record.HEADER then return newer(raw) end
+  if type(raw) ~= 'string' or #raw < record.HEADER then return nil end
   local t = { raw = raw }
   local magic, version
   magic, version, t.state, t.flags, t.priority, t.reason, t.suspicion, t.crashes, t.losses, t.attempts, t.failures,
     t.fence, t.settled, t.holder, t.enqueued_at, t.due, t.started_at, t.ended_at, t.nonce,
     t.user_length, t.queue_length, t.error_length, t.spec_length = struct.unpack(record.FORMAT, raw)
-  if version > record.VERSION then return newer(raw) end
-  if magic ~= 'F' or version == 0 or not string.find(state.ALL, t.state, 1, true) then return nil end
+  if magic ~= 'F' or version == 0 or version > record.VERSION then return nil end
+  if not string.find(state.ALL, t.state, 1, true) then return nil end
   if t.priority > record.CRITICAL or not (is_time(t.enqueued_at) and is_time(t.due) and is_time(t.started_at)
     and is_time(t.ended_at)) then return nil end
   t.body = record.HEADER + t.user_length + t.queue_length
   if #raw < t.body then return nil end
   t.user = string.sub(raw, record.HEADER + 1, record.HEADER + t.user_length)
   t.queue = string.sub(raw, record.HEADER + t.user_length + 1, t.body)
-  if bit.band(t.flags, record.HIDDEN) ~= 0 then
-    if version < record.HIDDEN_SINCE then return nil end
+  if bit.band(t.flags, hidden.FLAG) ~= 0 then
+    if version < hidden.SINCE_VERSION then return nil end
     t.queue = hidden.of(t.queue)
   end
   return t
 end
 
 function record.header(t)
-  return struct.pack(record.FORMAT, 'F', record.VERSION, t.state, t.flags, t.priority, t.reason, t.suspicion, t.crashes, t.losses,
-    t.attempts, t.failures, t.fence, t.settled, t.holder, t.enqueued_at, t.due, t.started_at, t.ended_at, t.nonce,
-    t.user_length, t.queue_length, t.error_length, t.spec_length)
-end
-
--- Let a task wait in the hidden queue from now on.
-function record.hide(t)
-  if bit.band(t.flags, record.HIDDEN) ~= 0 then return end
-  t.flags, t.queue = bit.bor(t.flags, record.HIDDEN), hidden.of(t.queue)
-end
-
--- Let it wait in its own again.
-function record.reveal(t)
-  t.flags, t.queue = bit.band(t.flags, bit.bnot(record.HIDDEN)), hidden.base(t.queue)
+  return struct.pack(record.FORMAT, 'F', record.VERSION, t.state, t.flags, t.priority, t.reason, t.suspicion, t.crashes,
+    t.losses, t.attempts, t.failures, t.fence, t.settled, t.holder, t.enqueued_at, t.due, t.started_at, t.ended_at,
+    t.nonce, t.user_length, t.queue_length, t.error_length, t.spec_length)
 end
 
 -- Header, user and queue of a task, nil if there is no record. One that cannot be read comes back as a stand-in with
--- `corrupt` set; one that a newer fairqued wrote with its version as `newer`, and must stay as it is. The first 256 bytes
--- are nearly always enough.
+-- `corrupt` set; one that a newer fairqued wrote tells nothing but its version, as `newer`, and has to stay as it is.
+-- The first 256 bytes are nearly always enough.
 function record.load(id)
   local where = key.of('task', id)
   local raw = redis.pcall('GETRANGE', where, 0, 255)
@@ -85,31 +66,22 @@ function record.load_whole(id)
   local raw = redis.pcall('GET', key.of('task', id))
   if not raw then return nil end
   local t = record.parse(raw)
-  if not t or not t.newer and t.body + t.spec_length + t.error_length ~= #raw then t = record.stand_in(raw) end
+  if not t or t.body + t.spec_length + t.error_length ~= #raw then t = record.stand_in(raw) end
   t.id = id
   return t
 end
 
 -- How a call is refused that would change a record of a newer version.
 function record.refusal(t)
-  return {
-    err = 'SCHEMA task ' .. t.id .. ': its record has schema version ' .. t.newer .. ', this side knows ' .. record.VERSION,
-  }
+  local versions = 'its record has schema version ' .. t.newer .. ', this side knows ' .. record.VERSION
+  return { err = 'SCHEMA task ' .. t.id .. ': ' .. versions }
 end
 
--- Several by id, before anything is written; a refusal if one is of a newer version.
-function record.load_all(ids)
-  local tasks = {}
-  for _, id in ipairs(ids) do
-    local t = record.load(id)
-    if t and t.newer then return nil, record.refusal(t) end
-    tasks[id] = t
-  end
-  return tasks
-end
-
--- `raw` is what cannot be read (no string at all, perhaps): whose task it was may still be told.
+-- `raw` is what cannot be read (no string at all, perhaps): whose task it was may still be told. The first two bytes
+-- are what no version changes.
 function record.stand_in(raw)
+  local magic, version = string.byte(type(raw) == 'string' and raw or '', 1, 2)
+  if magic == 70 and version and version > record.VERSION then return { newer = version } end
   local t = {
     corrupt = true, state = state.QUEUED, flags = 0, priority = 2, reason = 0, suspicion = 0, crashes = 0, losses = 0,
     attempts = 0, failures = 0, fence = 0, settled = 0, holder = 0, enqueued_at = clock.now, due = clock.now,

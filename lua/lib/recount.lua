@@ -5,16 +5,14 @@
 --#include lib/account
 local recount = { AT_MOST = 2000 }
 
-function recount.ask() redis.call('HSET', key.of('meta'), 'recount', 1) end
-
 local function count(counts, user, domain)
   local c = counts[user] or { all = 0, by_domain = {} }
   c.all, c.by_domain[domain] = c.all + 1, (c.by_domain[domain] or 0) + 1
   counts[user] = c
 end
 
--- STARTED tasks by user; nil where they are too many for one call, or one is of a newer version. A record that cannot be
--- read is counted for whom it names: its end will be taken off there.
+-- STARTED tasks by user; nil where they are too many for one call, or one is of a newer version. A record that cannot
+-- be read is counted for whom it names: its end will be taken off there.
 local function started()
   local counts, looks = {}, 0
   for _, worker in ipairs(redis.call('ZRANGE', key.of('workers'), 0, -1)) do
@@ -34,7 +32,9 @@ local function correct(user, c, stored)
   account.deltas[user] = c.all - stored
   for _, domain in ipairs(redis.call('HKEYS', key.of('domains'))) do
     if redis.call('HEXISTS', key.of('account', domain), user) == 1 then
-      account.set_running(account.of(domain, user), c.by_domain[domain] or 0)
+      local a, running = account.of(domain, user), c.by_domain[domain] or 0
+      a.domain.open = math.max(0, a.domain.open + running - a.running)
+      a.running, a.may_unpark = running, a.limits.is_set
     end
   end
 end

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
+from fairqued.errors import FairquedError
 from fairqued.keys import hidden_queue
 from fairqued.record import Record
 from fairqued.state import Priority, Reason, TaskState
 from fairqued.store import Ended
+from tests.support.simclock import Mutation
 from tests.support.world import SimulatedWorker, World, limits, new_task
 
 HIDDEN = hidden_queue("default")
@@ -82,14 +85,14 @@ def test_one_death_delays_nobody(world: World) -> None:
 
 
 def test_a_hidden_task_keeps_its_place_among_the_hidden(world: World) -> None:
-    world.push("first")
-    world.clock.advance(1)
-    world.push("second", "third")
-    hide(world, "first", "second", "third")
+    for task_id in ("z", "y", "x"):
+        world.push(task_id)
+        world.clock.advance(1)
+    hide(world, "z", "y", "x")
     worker = world.worker()
-    assert worker.pop(2, [HIDDEN]) == ["first", "second"]
+    assert worker.pop(2, [HIDDEN]) == ["z", "y"]
     world.store.reclaim("w", "drain")
-    assert world.worker("next").pop(3, [HIDDEN]) == ["first", "second", "third"]
+    assert world.worker("next").pop(3, [HIDDEN]) == ["z", "y", "x"]
 
 
 def test_clients_see_the_queue_that_they_named(world: World) -> None:
@@ -259,7 +262,7 @@ def test_without_a_limit_crashes_are_only_counted(world: World) -> None:
     world.push("a")
     for _ in range(5):
         worker = world.worker(f"w{world.record('a').crashes}")
-        worker.pop()
+        assert worker.pop() == ["a"]
         world.store.reclaim(worker.name, "crash")
     assert (world.state("a"), world.record("a").crashes) == (TaskState.QUEUED, 5)
 
@@ -372,3 +375,63 @@ def test_a_damaged_account_is_counted_anew_with_hidden_work(world: World, packed
     assert (account.running, account.waiting, account.critical) == (1, 3, 2)
     assert worker.pop(9, [HIDDEN, "default"]) == ["a", "urgent", "c"]
     worker.finish("a", "b", "c", "urgent")
+
+
+# Tests that can fail
+
+Story = Callable[[World], None]
+
+BROKEN: dict[str, tuple[Mutation, Story]] = {
+    "one crash more is allowed": (
+        Mutation("lib/release", "t.crashes >= terms.max", "t.crashes > terms.max"),
+        partial(test_so_many_crashes_are_allowed_less_one, max_crashes=2),
+    ),
+    "without a limit one crash is enough": (
+        Mutation("lib/release", "terms.max_crashes > 0 and ", ""),
+        test_without_a_limit_crashes_are_only_counted,
+    ),
+    "poison comes before a cancel": (
+        Mutation("lib/release", "~= 0 then\n    place.cancel", "~= 0 and not reason then\n    place.cancel"),
+        test_an_asked_cancel_comes_before_poison,
+    ),
+    "retry leaves crashes": (
+        Mutation("retry", "t.crashes, t.losses = 0, 0, 0, 0, 0", "t.losses = 0, 0, 0, 0"),
+        partial(test_an_operators_retry_starts_afresh, end="poisoned"),
+    ),
+    "retry leaves it hidden": (
+        Mutation("retry", "hidden.set(t, false)", "local _ = hidden"),
+        partial(test_an_operators_retry_starts_afresh, end="cancelled"),
+    ),
+    "what is hidden moves to the end": (
+        Mutation("lib/release", "then hidden.set(t, true) end", "then hidden.set(t, true) t.due = clock.now end"),
+        test_a_hidden_task_keeps_its_place_among_the_hidden,
+    ),
+    "one death hides": (
+        Mutation("lib/release", "MOST_SUSPICION = 2", "MOST_SUSPICION = 1"),
+        test_one_death_delays_nobody,
+    ),
+    "a drained worker's task is no longer hidden": (
+        Mutation("lib/release", "if why == 'drain' then", "if why == 'drain' then\n    hidden.set(t, false)"),
+        partial(test_a_hidden_task_stays_hidden_whatever_becomes_of_its_worker, why="drain"),
+    ),
+    "the stand-in is hidden for ever": (
+        Mutation("lib/place", "id, user, hidden.base(queue)", "id, user, queue"),
+        test_a_hidden_record_that_cannot_be_read_is_passed_over,
+    ),
+    "a damaged hidden record is not found": (
+        Mutation("lib/place", "local unseen = hidden.of(t.queue)", "local unseen = t.queue"),
+        partial(test_a_hidden_record_that_cannot_be_read_can_be_cancelled, priority=Priority.CRITICAL),
+    ),
+    "a damaged account forgets hidden work": (
+        Mutation("lib/account", "{ domain, hidden.of(domain) }", "{ domain }"),
+        partial(test_a_damaged_account_is_counted_anew_with_hidden_work, packed=b"short"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("mutation", "story"), BROKEN.values(), ids=BROKEN.keys())
+def test_a_broken_script_is_noticed(redis_url: str, namespace: str, mutation: Mutation, story: Story) -> None:
+    story(World(redis_url, f"{namespace}-sound"))
+    world = World(redis_url, namespace, mutation)
+    with pytest.raises((AssertionError, FairquedError)):
+        story(world)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from fairqued.errors import CorruptRecord, SchemaTooNew
+from fairqued.errors import CorruptRecord, FairquedError, SchemaTooNew
 from fairqued.record import HIDDEN, SCHEMA_VERSION, Record
 from fairqued.state import Priority, Reason, TaskState
 from tests.support.simclock import CLOCK_KEY, Mutation
@@ -92,15 +92,15 @@ def test_what_only_present_records_hold_is_added_to_older_ones(world: World, wor
     assert {version(world, task_id) for task_id in VERSION_1} == {SCHEMA_VERSION, 1}
 
 
-@pytest.mark.parametrize("damage", [b"\x00q\x00", bytes([1, ord("q"), HIDDEN])])
+@pytest.mark.parametrize("damage", [b"\x00r\x00", bytes([1, ord("r"), HIDDEN])])
 def test_what_no_older_release_can_have_written_is_corrupt(
     world: World, worker: SimulatedWorker, damage: bytes
 ) -> None:
-    world.command("SETRANGE", world.key("task", "queued"), 1, damage)
+    world.command("SETRANGE", world.key("task", "started"), 1, damage)
     with pytest.raises(CorruptRecord):
-        world.record("queued")
-    assert worker.pop() == []
-    assert world.record("queued").reason is Reason.CORRUPT
+        world.record("started")
+    assert worker.finish("started") == ["corrupt"]
+    assert world.record("started").reason is Reason.CORRUPT
 
 
 # Newer ones: the present side meets what a future one wrote
@@ -113,14 +113,20 @@ def present(damaged_world: World) -> World:
 
 @pytest.fixture
 def future(redis_url: str, present: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    """The scripts of this release with a higher version, in the same namespace; in the end all is sound for it."""
-    world = World(redis_url, present.namespace, NEWER)
-    world.clock = present.clock
+    """A future side for which all has to be sound when the test is over."""
+    world = future_beside(present, redis_url)
     yield world
     monkeypatch.setattr("fairqued.record.SCHEMA_VERSION", SCHEMA_VERSION + 1)
     findings = world.fsck()
     world.close()
     assert findings == []
+
+
+def future_beside(present: World, redis_url: str) -> World:
+    """The scripts of this release with a higher version, in the same namespace."""
+    world = World(redis_url, present.namespace, NEWER)
+    world.clock = present.clock
+    return world
 
 
 def dumps(world: World) -> dict[bytes, bytes]:
@@ -202,7 +208,8 @@ def test_pop_serves_whoever_stands_behind(present: World, future: World) -> None
         worker.pop(9, ["default", "mail"])
     assert present.snapshot().ready == {("default", "alice")}
     assert worker.finish("behind", "bob's", "mail") == ["finished"] * 3
-    assert future.worker("future").pop(9) == ["urgent", "newer", "newer2"]
+    present.push("latest")
+    assert future.worker("future").pop(9) == ["urgent", "newer", "newer2", "latest"]
 
 
 def test_a_refused_pop_uses_up_no_number(present: World, future: World) -> None:
@@ -255,6 +262,10 @@ def test_pop_looks_at_so_many_at_most(present: World, future: World) -> None:
 
 @pytest.fixture
 def holder(present: World, future: World) -> SimulatedWorker:
+    return holding(present, future)
+
+
+def holding(present: World, future: World) -> SimulatedWorker:
     """A present worker that holds `newer`, since a future client asked to cancel it, and `own`."""
     present.push("newer", "own")
     worker = present.worker()
@@ -391,3 +402,74 @@ def test_a_new_client_with_an_old_daemon(present: World, future: World) -> None:
     assert worker.finish("own") == ["finished"]
     future.tick("w")
     assert future.worker("future").pop() == ["newer"]
+
+
+# Tests that can fail
+
+Story = Callable[[World, World], None]
+
+
+def story_of_reclaim(present: World, future: World) -> None:
+    test_reclaim_leaves_it_to_the_tick_of_a_future_side(present, future, holding(present, future))
+
+
+def story_of_heartbeat(present: World, future: World) -> None:
+    test_heartbeat_leaves_it_alone(present, holding(present, future))
+
+
+def story_of_finish(present: World, future: World) -> None:
+    test_a_completion_is_refused_alone(present, holding(present, future), SimulatedWorker.finish)
+
+
+def story_of_cancel(present: World, future: World) -> None:
+    test_a_call_for_a_newer_record_is_refused_and_changes_nothing(present, future, cancel)
+
+
+BROKEN: dict[str, tuple[Mutation, Story]] = {
+    "reclaim stops at it": (Mutation("lib/release", "'XX', '+inf', id", "'XX', 0, id"), story_of_reclaim),
+    "heartbeat puts it back": (Mutation("heartbeat", "if t and t.newer then return end", ""), story_of_heartbeat),
+    "finish finds it stale": (Mutation("lib/attempt", "if t.newer then return 'newer' end", ""), story_of_finish),
+    "cancel overlooks it": (Mutation("lib/batch", "if t and t.newer then", "if false then"), story_of_cancel),
+    "pop loses it": (
+        Mutation("pop", "for _, p in ipairs(passed) do", "for _, p in ipairs({}) do"),
+        test_pop_serves_whoever_stands_behind,
+    ),
+    "pop puts it elsewhere": (
+        Mutation("pop", "p.score, p.t.id", "clock.now + 1e7, p.t.id"),
+        test_pop_serves_whoever_stands_behind,
+    ),
+    "pop uses up the number": (
+        Mutation(
+            "pop",
+            "if count == 0 and",
+            "redis.call('HSET', key.of('worker', worker), 'claim', claim)\nif count == 0 and",
+        ),
+        test_a_refused_pop_uses_up_no_number,
+    ),
+    "pop makes its user ready beside parked": (
+        Mutation("lib/ready", "  if ready.is_parked(a, queue) then return end\n", "\n"),
+        test_pop_parks_a_user_whose_newer_work_it_passed_over,
+    ),
+    "promote stops at it": (Mutation("lib/promote", "passed, passed, 'W", "0, 0, 'W"), test_promote_passes_it_over),
+    "promote spins": (
+        Mutation("lib/promote", "or clock.now + promote.LOOK_AGAIN_AFTER", "or clock.now"),
+        test_promote_does_not_spin_where_newer_ones_are_all_it_sees,
+    ),
+    "trim forgets it": (
+        Mutation("trim", "if #newer > 0 then", "if false then"),
+        test_trim_drops_the_others_and_keeps_the_order,
+    ),
+    "trim turns the order": (
+        Mutation("trim", "table.insert(newer, 1, id)", "table.insert(newer, id)"),
+        test_trim_drops_the_others_and_keeps_the_order,
+    ),
+}
+
+
+@pytest.mark.parametrize(("mutation", "story"), BROKEN.values(), ids=BROKEN.keys())
+def test_a_broken_script_is_noticed(redis_url: str, namespace: str, mutation: Mutation, story: Story) -> None:
+    sound = World(redis_url, f"{namespace}-sound")
+    story(sound, future_beside(sound, redis_url))
+    broken = World(redis_url, namespace, mutation)
+    with pytest.raises((AssertionError, FairquedError, pytest.fail.Exception)):
+        story(broken, future_beside(broken, redis_url))

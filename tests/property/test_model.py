@@ -16,18 +16,18 @@ BROKEN = {
     "pop serves one user for ever": Mutation("pop", " and rank <= next_rank and", " and"),
     "pop claims again when repeated": Mutation("pop", "if claim == w.claim then", "if false then"),
     "running tasks cost nothing": Mutation("lib/account", "    account.accrue(a)\n", "\n"),
-    "finish may be repeated": Mutation("lib/attempt", "t.settled, t.suspicion = t.fence, 0", "t.suspicion = 0"),
+    "finish may be repeated": Mutation("lib/attempt", "  t.settled = t.fence\n", "\n"),
     "tick judges after a silence": Mutation("tick", "math.abs(clock.now - last) <= silence", "true"),
     "tick sees no hidden work": Mutation("tick", "key.of('ready', hidden.of(queue))", "key.of('ready', queue)"),
-    "one death hides": Mutation("lib/attempt", "MOST_SUSPICION = 2", "MOST_SUSPICION = 1"),
-    "two deaths hide nothing": Mutation("lib/attempt", "then record.hide(t) end", "then end"),
-    "the hidden pay elsewhere": Mutation("lib/account", "return hidden.base(queue)", "return queue"),
-    "finish leaves suspicion": Mutation("lib/attempt", "t.settled, t.suspicion = t.fence, 0", "t.settled = t.fence"),
-    "a retried task stays hidden": Mutation("lib/attempt", "  record.reveal(t)\n", "\n"),
-    "retry leaves crashes": Mutation("retry", "t.crashes, t.losses = 0, 0, 0, 0, 0", "t.losses = 0, 0, 0, 0"),
-    "one crash more is allowed": Mutation("lib/attempt", "t.crashes >= terms.max", "t.crashes > terms.max"),
-    "a crash charges the innocent": Mutation("lib/attempt", "why == 'crash' then\n    t.c", "why then\n    t.c"),
-    "wills are not read": Mutation("lib/attempt", "    if will then\n", "    if false then\n"),
+    "one death hides": Mutation("lib/release", "MOST_SUSPICION = 2", "MOST_SUSPICION = 1"),
+    "two deaths hide nothing": Mutation("lib/release", "then hidden.set(t, true) end", "then end"),
+    "the hidden pay elsewhere": Mutation(
+        "lib/account", "account.domain_of = hidden.base", "function account.domain_of(queue) return queue end"
+    ),
+    "finish leaves suspicion": Mutation("lib/attempt", "    t.suspicion = 0\n", "\n"),
+    "a retried task stays hidden": Mutation("lib/attempt", "    hidden.set(t, false)\n", "\n"),
+    "a crash charges the innocent": Mutation("lib/release", "why == 'crash' then\n    t.c", "why then\n    t.c"),
+    "wills are not read": Mutation("lib/release", "    if will then\n", "    if false then\n"),
     "wills of any fence count": Mutation("reclaim", "wills[fence .. ':' .. id]", "wills['1:' .. id]"),
 }
 

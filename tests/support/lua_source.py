@@ -11,8 +11,8 @@ from fairqued.scripts import NAMES
 from tests.support.simclock import read_shipped
 
 READ_COMMANDS = {
-    "EXISTS", "GET", "GETRANGE", "HGET", "HGETALL", "HKEYS", "HMGET", "HRANDFIELD", "LLEN", "LRANGE", "SISMEMBER",
-    "SMEMBERS", "SRANDMEMBER", "TIME", "ZCARD", "ZRANGE", "ZRANGEBYSCORE", "ZSCORE",
+    "EXISTS", "GET", "GETRANGE", "HEXISTS", "HGET", "HGETALL", "HKEYS", "HMGET", "HRANDFIELD", "LLEN", "LRANGE",
+    "SISMEMBER", "SMEMBERS", "SRANDMEMBER", "TIME", "ZCARD", "ZCOUNT", "ZRANGE", "ZRANGEBYSCORE", "ZSCORE",
 }  # fmt: skip
 _COMMENT = re.compile(r"--\[\[.*?\]\]|--[^\n]*", re.DOTALL)
 _COMMAND = re.compile(r"redis\.call\('(\w+)'")

@@ -204,11 +204,15 @@ class Model(ModelState):
         users = {user for (of, user) in self._places() if of == queue}
         return {user: self._rank(queue, user) for user in users if self._may_run(user)}
 
-    def _rank(self, queue: str, user: str) -> float:
+    def _rank(self, queue: str, user: str, weight: float | None = None) -> float:
         account = self._account((base_queue(queue), user))
         has_critical = any(task.is_critical for task in self._waiting((queue, user)))
         lead = float(self.defaults.get("critical_lead", DEFAULT_LEAD_US)) if has_critical else 0.0
-        return account.rank(self.limits_of(user).weight, lead)
+        return account.rank(weight or self.limits_of(user).weight, lead)
+
+    def _last_rank(self, queue: str, user: str) -> float:
+        """How far behind a user may stand: a lead is given by the weight of that time, and stays as it is."""
+        return self._rank(queue, user, max(self.weights[user], self.limits_of(user).weight))
 
     def _start(self, queue: str, task: ModelTask, worker: str, claim: int) -> None:
         ranks = self._candidates(queue)
@@ -216,7 +220,8 @@ class Model(ModelState):
         assert task.place in self._places(), f"{task.task_id} does not wait"
         assert task.waits_in == queue, f"{task.task_id} of {task.waits_in} was served before {queue} was empty"
         assert user in ranks, f"{user} may not run"
-        assert ranks[user] <= min(ranks.values()) + TIE_US, f"{user} was served out of turn: {ranks}"
+        behind = min(self._last_rank(queue, other) for other in ranks)
+        assert ranks[user] <= behind + TIE_US, f"{user} was served out of turn: {ranks}"
         first = min(self._waiting(task.place), key=lambda task: task.order)
         assert first is task, f"{task.task_id} was served before {first.task_id}"
         account, domain = self._account(task.account), self._domain(task.new.queue)
@@ -316,6 +321,8 @@ class Model(ModelState):
             self.digest = digest
             self.defaults |= meta
             decoded = {user: orjson.loads(limits) for user, limits in users.items()}
+            for user in {*self.limits, *decoded}:
+                self.weights[user] = max(self.weights[user], self.limits_of(user).weight)
             self.limits = {user: {name: each["value"] for name, each in own.items()} for user, own in decoded.items()}
         for user in {user for _, user in self.parked}:
             self._unpark(user)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -125,6 +126,8 @@ class ModelState:
     lives: int = 0
     defaults: dict[str, Any] = field(default_factory=dict)
     limits: dict[str, dict[str, Any]] = field(default_factory=dict)
+    weights: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    """The largest that a user had before the present one."""
     opened: set[Place] = field(default_factory=set)
     served: list[str] = field(default_factory=list)
     """What the next pop is said to have answered."""
