@@ -1,4 +1,4 @@
-"""Every error that fairqued raises: one tree, one class for each refusal; and what is raised in tasks.
+"""Every error that fairqued raises: one tree, one class for each refusal; and what it raises in running tasks.
 
 The docstring of a class is its default message.
 """
@@ -89,6 +89,15 @@ class ResultTimeout(FairquedError, TimeoutError):
     """The task did not end within timeout_seconds."""
 
 
+class RetryTask(FairquedError):
+    """The task asks for another attempt."""
+
+    def __init__(self, message: str | None = None, *, delay_seconds: float | None = None) -> None:
+        """To be raised in a task; `delay_seconds` takes the place of its backoff."""
+        super().__init__(message)
+        self.delay_seconds = delay_seconds
+
+
 class WorkerGone(FairquedError):
     """This worker is not registered, or was declared dead: its tasks belong to others now."""
 
@@ -126,15 +135,6 @@ class TaskTimeout(Interruption):
 
 class TaskInterrupted(Interruption):
     """The task was cancelled, or its worker has to stop."""
-
-
-class RetryTask(Exception):
-    """The task asks for another attempt."""
-
-    def __init__(self, message: str | None = None, *, delay_seconds: float | None = None) -> None:
-        """`delay_seconds` takes the place of the task's own backoff."""
-        super().__init__(message if message is not None else type(self).__doc__)
-        self.delay_seconds = delay_seconds
 
 
 REFUSALS: dict[str, type[FairquedError]] = {

@@ -10,13 +10,12 @@ import math
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import redis
 
 _SHORTEST_CONNECT_SECONDS = 0.01
+_SHORT_OF = 0.9
 
 
 class _Patience(threading.local):
@@ -26,15 +25,20 @@ class _Patience(threading.local):
 _patience = _Patience()
 
 
-@contextmanager
-def within(seconds: float) -> Iterator[None]:
+class within:  # noqa: N801 - used as a function, in each call to Redis: a generator would cost more
     """In this block this thread waits at most so long for Redis, and no longer than an outer block allows."""
-    before = _patience.until
-    _patience.until = min(before, time.monotonic() + seconds)
-    try:
-        yield
-    finally:
-        _patience.until = before
+
+    __slots__ = ("_before", "_seconds")
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def __enter__(self) -> None:
+        self._before = before = _patience.until
+        _patience.until = min(before, time.monotonic() + self._seconds)
+
+    def __exit__(self, *_: object) -> None:
+        _patience.until = self._before
 
 
 def _at_most(seconds: float | None) -> float | None:
@@ -48,11 +52,15 @@ def _at_most(seconds: float | None) -> float | None:
 
 
 class _Socket:
-    """A connected socket that waits as long as its own timeout and the thread that uses it allow."""
+    """A connected socket that waits as long as its own timeout and the thread that uses it allow.
+
+    Setting the timeout of a socket is a system call: one that is only a little too short stays.
+    """
 
     def __init__(self, connected: Any) -> None:
         self._socket: Any = connected
         self._timeout_seconds: float | None = connected.gettimeout()
+        self._set_seconds = self._timeout_seconds
 
     def settimeout(self, seconds: float | None) -> None:
         self._timeout_seconds = seconds
@@ -69,7 +77,14 @@ class _Socket:
         self._in_time().sendall(data)
 
     def _in_time(self) -> Any:
-        self._socket.settimeout(_at_most(self._timeout_seconds))
+        longest, present = _at_most(self._timeout_seconds), self._set_seconds
+        if longest is None:
+            is_right = present is None
+        else:
+            is_right = present is not None and _SHORT_OF * longest <= present <= longest
+        if not is_right:
+            self._set_seconds = None if longest is None else longest * (1 + _SHORT_OF) / 2
+            self._socket.settimeout(self._set_seconds)
         return self._socket
 
     def __getattr__(self, name: str) -> Any:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import queue
 import socket
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, Self
 import orjson
 
 from fairqued.daemon.gate import ForkGate
+from fairqued.daemon.signals import leave_to_main_thread
 from fairqued.daemon.sockets import check_socket_path
 from fairqued.errors import ConfigError
 
@@ -22,7 +23,8 @@ logger = logging.getLogger("fairqued.control")
 
 _MAX_REQUEST_BYTES = 65_536
 _TALK_SECONDS = 2.0
-_ANSWER_SECONDS = 10.0
+_ANSWER_SECONDS = 0.5
+_ERROR_PAUSE_SECONDS = 0.1
 
 Answer = dict[str, Any]
 
@@ -32,33 +34,29 @@ class Refusal(Exception):
 
 
 class Request:
-    """An order from the control socket, carried out by the master's loop."""
+    """An order from the control socket, carried out by the master's loop, which also answers it."""
 
-    def __init__(self, said: dict[str, Any]) -> None:
-        self.said = said
-        self._answer: queue.SimpleQueue[Answer] = queue.SimpleQueue()
-
-    @property
-    def command(self) -> str:
-        """What to do."""
-        return str(self.said.get("command"))
+    def __init__(self, line: bytes, talk: socket.socket) -> None:
+        """`line` is what came over the connection `talk`."""
+        self.said, self._talk = _parsed(line), talk
+        self.command = str(self.said.get("command", ""))
+        """What to do; empty if the line is nonsense."""
 
     def answer(self, carry_out: Callable[[], Answer]) -> None:
         """Carry it out, and let whoever asked know how that went."""
         try:
-            self._answer.put({"ok": carry_out()})
+            self.tell({"ok": carry_out()})
         except (Refusal, ConfigError) as refusal:
-            self._answer.put({"error": str(refusal)})
+            self.tell({"error": str(refusal)})
         except BaseException as error:
-            self._answer.put({"error": f"{type(error).__name__}: {error}"})
+            self.tell({"error": f"{type(error).__name__}: {error}"})
             raise
 
-    def wait(self) -> Answer:
-        """The answer, in the thread that asked."""
-        try:
-            return self._answer.get(timeout=_ANSWER_SECONDS)
-        except queue.Empty:
-            return {"error": "the daemon is busy and has not answered; look at its log"}
+    def tell(self, answer: Answer) -> None:
+        """Send the answer, and take leave. It is short: nobody can hold us up by not reading it."""
+        with self._talk, suppress(OSError):  # whoever asked may be gone
+            self._talk.settimeout(_ANSWER_SECONDS)
+            self._talk.sendall(orjson.dumps(answer) + b"\n")
 
 
 class ControlServer:
@@ -71,6 +69,7 @@ class ControlServer:
         """Raises ConfigError if the path is too long for a socket."""
         self._path = check_socket_path(path, "control.socket")
         self._socket = socket.socket(socket.AF_UNIX)
+        self._is_closed = False
 
     def __enter__(self) -> Self:
         self._remove_stale()
@@ -84,6 +83,7 @@ class ControlServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._is_closed = True
         with suppress(OSError):
             self._path.unlink()
         with suppress(OSError):
@@ -103,31 +103,30 @@ class ControlServer:
             self._path.unlink(missing_ok=True)
 
     def _serve(self, gate: ForkGate, status: Callable[[], Answer], orders: Callable[[Request], None]) -> None:
-        while True:
+        leave_to_main_thread()
+        while not self._is_closed:
             try:
                 talk, _ = self._socket.accept()
             except OSError:
-                return
+                if not self._is_closed:  # no descriptor is left, for a while
+                    time.sleep(_ERROR_PAUSE_SECONDS)
+                continue
             try:
-                with talk:
-                    talk.settimeout(_TALK_SECONDS)
-                    said = _read_line(talk)
-                    with gate.work():
-                        answer = _answer(said, status, orders)
-                    talk.sendall(_line(answer.wait() if isinstance(answer, Request) else answer))
+                request = Request(_read_line(talk), talk)
+                with gate.work():
+                    answer = _answer(request, status, orders)
+                if answer is not None:
+                    request.tell(answer)
             except OSError:
-                pass  # whoever asked is gone
+                talk.close()  # whoever asked is gone
             except Exception:
+                talk.close()
                 with gate.work():
                     logger.exception("a request on the control socket failed")
 
 
-def _answer(said: bytes, status: Callable[[], Answer], orders: Callable[[Request], None]) -> Answer | Request:
-    """The answer, or the request that waits for it."""
-    try:
-        request = Request(dict(orjson.loads(said)))
-    except (orjson.JSONDecodeError, TypeError, ValueError):
-        return {"error": 'expected one line of JSON: {"command": …}'}
+def _answer(request: Request, status: Callable[[], Answer], orders: Callable[[Request], None]) -> Answer | None:
+    """The answer; None if the master's loop is to give it."""
     match request.command:
         case "status":
             return {"ok": status()}
@@ -135,20 +134,28 @@ def _answer(said: bytes, status: Callable[[], Answer], orders: Callable[[Request
             return {"ok": "pong"}
         case "reload" | "drain" | "scale":
             orders(request)
-            return request
+            return None
+        case "":
+            return {"error": 'expected one line of JSON: {"command": …}'}
         case unknown:
             return {"error": f"unknown command {unknown!r}"}
 
 
+def _parsed(line: bytes) -> dict[str, Any]:
+    try:
+        said = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
 def _read_line(talk: socket.socket) -> bytes:
-    data = b""
+    """What is asked. Raises OSError if that takes too long."""
+    deadline, data = time.monotonic() + _TALK_SECONDS, b""
     while not data.endswith(b"\n") and len(data) < _MAX_REQUEST_BYTES:
+        talk.settimeout(max(0.001, deadline - time.monotonic()))
         more = talk.recv(4096)
         if not more:
             break
         data += more
     return data
-
-
-def _line(answer: Answer) -> bytes:
-    return orjson.dumps(answer) + b"\n"

@@ -1,7 +1,7 @@
 """The workers of a master: which there should be, which there are, and which are to be replaced.
 
 A worker is replaced when it is out of date (a reload), or wishes for it (so many tasks, too much memory, a task that
-does not end): a heir is forked at its post, and when the heir is ready the old one is told to stop, and leaves.
+does not end): an heir is forked at its post, and when the heir is ready the old one is told to stop, and leaves.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Phase(Enum):
     STOPPING = "stopping"
 
 
-@dataclass
+@dataclass(eq=False)
 class Child:
     """A living worker process."""
 
@@ -51,13 +51,13 @@ class Child:
     """Why it cannot boot."""
     kill_at: float = float("inf")
     """When it is killed, if it was told to stop and did not."""
-    is_killed: bool = False
-    """Whether its master killed it."""
+    killed: str = ""
+    """Why its master killed it; empty if it did not."""
     is_suspect: bool = False
     """Whether that was because it gave no sign of life: what it ran is suspected."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Post:
     """A place for one worker of a pool; it is refilled when its worker dies."""
 
@@ -69,6 +69,8 @@ class Post:
     heir: Child | None = None
     deaths: int = 0
     fill_at: float = 0.0
+    served: int = 0
+    """The generation of the last worker that was ready here."""
     trouble: str = ""
     """Why the last worker could not boot; empty once one could."""
 
@@ -77,9 +79,10 @@ class Post:
         """What logs and process lists call it."""
         return f"{self.pool.name}/{self.pool.queue_names[0] if self.is_hidden else self.number}"
 
-    def is_vacant(self, now: float) -> bool:
-        """Whether a worker is to be forked now."""
-        return self.child is None and self.heir is None and self.fill_at <= now
+    @property
+    def is_empty(self) -> bool:
+        """Whether nobody is here, nor about to be."""
+        return self.child is None and self.heir is None
 
     def is_outdated(self, generation: int) -> bool:
         """Whether its worker is to be replaced."""
@@ -91,17 +94,14 @@ class Post:
         """Whether an heir is to be forked now."""
         return not self.is_hidden and self.heir is None and self.fill_at <= now and self.is_outdated(generation)
 
-    def is_up_to_date(self, generation: int) -> bool:
-        """Whether a worker of this generation serves here."""
-        return self.child is not None and self.child.phase is Phase.READY and self.child.generation == generation
-
-    def vacate(self, *, booted: bool) -> float:
-        """Its worker died, or could not be forked: plan the next one, and return the pause before it.
+    def vacate(self, dead: Child | None) -> float:
+        """A worker died here, or could not be forked: plan the next one, and return the pause before it.
 
         The first death costs no time; a worker that lived for a while makes up for earlier deaths.
         """
         now = time.monotonic()
-        if booted and self.child and now - self.child.born_at >= _PROVEN_AFTER_SECONDS:
+        booted = dead is not None and dead.phase is not Phase.BOOTING
+        if dead and booted and now - dead.born_at >= _PROVEN_AFTER_SECONDS:
             self.deaths = 0
         pause = 0.0
         if self.deaths or not booted:
@@ -126,18 +126,26 @@ class Crew:
     def reshape(self, config: Config) -> list[Child]:
         """Take over the pools of a configuration; every worker so far is of an older generation then.
 
-        Returns the workers that have no post any more: they have left, and are to be told to stop.
+        Returns the workers that are to be told to stop: those that boot, with what is out of date by now, and those of
+        hidden queues, since the next tick brings others. Those of a pool that is gone stay until `dispensable`: it may
+        live on under another name.
         """
         self.generation += 1
         self._pools = config.pools
         self._processes = {pool.name: pool.process_count for pool in config.pools}
+        pools = {pool.name: pool for pool in config.pools}
+        dismissed = self._dismiss_booting()
+        for post in [post for post in self.posts if post.is_hidden]:
+            dismissed += self._dissolve(post)
+        for post in [post for post in self.posts if post.pool.name not in pools]:
+            self._dissolve(post)
         for post in self.posts:
-            post.pool = next((pool for pool in config.pools if pool.name == post.pool.name), post.pool)
+            post.pool = pools[post.pool.name]
             post.deaths, post.fill_at, post.trouble = 0, 0.0, ""
-        return self._fit()
+        return dismissed + self._fit()
 
     def scale(self, pool: str, processes: int) -> list[Child]:
-        """Let a pool have so many workers, until the next reload. Returns those without a post, as `reshape`."""
+        """Let a pool have so many workers, until the next reload. Returns those that are to be told to stop."""
         self._processes[pool] = processes
         return self._fit()
 
@@ -156,7 +164,7 @@ class Crew:
         return [pool.name for pool in self._pools]
 
     def _fit(self) -> list[Child]:
-        surplus = [post for post in self.posts if not post.is_hidden and post.number > self._size(post)]
+        surplus = [post for post in self.posts if not post.is_hidden and post.number > self._processes[post.pool.name]]
         left = [child for post in surplus for child in self._dissolve(post)]
         there = {(post.pool.name, post.number) for post in self.posts if not post.is_hidden}
         for pool in self._pools:
@@ -164,8 +172,13 @@ class Crew:
             self.posts += [Post(pool, number) for number in numbers if (pool.name, number) not in there]
         return left
 
-    def _size(self, post: Post) -> int:
-        return self._processes.get(post.pool.name, 0)
+    def _dismiss_booting(self) -> list[Child]:
+        booting = [child for child in self.children() if child.phase is Phase.BOOTING]
+        for post in self.posts:
+            post.child = None if post.child in booting else post.child
+            post.heir = None if post.heir in booting else post.heir
+        self.leaving += booting
+        return booting
 
     def _dissolve(self, post: Post) -> list[Child]:
         self.posts.remove(post)
@@ -186,7 +199,7 @@ class Crew:
 
     def vacant(self, now: float) -> list[Post]:
         """Posts to fill now."""
-        return [post for post in self.posts if post.is_vacant(now)]
+        return [post for post in self.posts if post.is_empty and post.fill_at <= now]
 
     def heirless(self, now: float) -> list[Post]:
         """Posts that get an heir now: in each pool one after the other, and only while none of its posts is empty."""
@@ -199,11 +212,11 @@ class Crew:
 
     def next_fill(self) -> float:
         """When the next post is to be filled; infinity if all are."""
-        return min((post.fill_at for post in self.posts if post.child is None), default=float("inf"))
+        return min((post.fill_at for post in self.posts if post.is_empty), default=float("inf"))
 
     def outdated(self) -> int:
-        """How many posts are not yet served by the present generation."""
-        return sum(not post.is_up_to_date(self.generation) for post in self.posts if not post.is_hidden)
+        """How many posts had no worker of the present generation yet that was ready."""
+        return sum(post.served < self.generation for post in self.posts if not post.is_hidden)
 
     # Changes
 
@@ -214,16 +227,32 @@ class Crew:
         if pool and not any(post.is_hidden and post.pool.queue_names == (hidden,) for post in self.posts):
             self.posts.append(Post(replace(pool, queues=(hidden,), threads=1, max_tasks=0), 1, is_hidden=True))
 
-    def outdated_hidden(self) -> list[Child]:
-        """Workers of hidden queues that are of an older generation: they have left, the next tick brings others."""
-        posts = [post for post in self.posts if post.is_hidden and post.is_outdated(self.generation)]
-        return [child for post in posts for child in self._dissolve(post)]
+    def dispensable(self) -> list[Child]:
+        """Workers without a successor at their post that are to be told to stop now.
 
-    def succeed(self, post: Post) -> Child | None:
-        """The heir of a post is ready and takes it over; its predecessor, if it lives, has left and is returned."""
+        Those of hidden queues that wish for it: the next tick brings others. Those of pools that are gone, once all
+        others are replaced.
+        """
+        for post in [post for post in self.posts if post.is_hidden and post.is_outdated(self.generation)]:
+            self._dissolve(post)
+        is_over = self.outdated() == 0
+        return [child for child in self.leaving if child.phase is Phase.READY and (is_over or child.pulse.wish)]
+
+    def welcome(self, child: Child) -> Child | None:
+        """A worker is ready. An heir takes over its post: its predecessor, if it lives, has left and is returned."""
+        child.phase = Phase.READY
+        post = self.post_of(child)
+        if post is None:
+            return None
+        post.served, post.trouble = child.generation, ""
+        return self._succeed(post) if child is post.heir else None
+
+    def _succeed(self, post: Post) -> Child | None:
         old, post.child, post.heir = post.child, post.heir, None
         if old is not None:
             self.leaving.append(old)
+            if old.pulse.wish:
+                post.vacate(old)  # so that workers which wish for it as soon as they are there do not make a storm
         return old
 
     def bury(self, child: Child) -> tuple[Post | None, float]:
@@ -232,7 +261,7 @@ class Crew:
         if post is None:
             self.leaving.remove(child)
             return None, 0.0
-        pause = post.vacate(booted=child.phase is not Phase.BOOTING)
+        pause = post.vacate(child)
         if child is post.heir:
             post.heir = None
         else:

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -89,12 +89,15 @@ class EmbeddedRedis:
         os.close(lock)
         return False
 
-    def start(self, timeout_seconds: float) -> None:
-        """Start the server and return once it answers; adopt a living one; wait for one that is shutting down."""
+    def start(self, timeout_seconds: float, *, gives_up: Callable[[], bool] = lambda: False) -> None:
+        """Start the server and return once it answers; adopt a living one; wait for one that is shutting down.
+
+        Returns earlier if `gives_up` says so.
+        """
         deadline = time.monotonic() + timeout_seconds
         self._make_directory()
         while (lock := self._take_lock()) is None:
-            if self._adopt():
+            if self._adopt() or gives_up():
                 return
             if time.monotonic() > deadline:
                 raise QueueUnavailable(
@@ -106,7 +109,17 @@ class EmbeddedRedis:
             log_start = self._launch(lock)
         finally:
             os.close(lock)
-        self._wait_until_ready(deadline, timeout_seconds, log_start)
+        self._wait_until_ready(deadline, timeout_seconds, log_start, gives_up)
+
+    def revive(self) -> None:
+        """Start another server if the last one died, and do not wait until it answers: it may have much to load."""
+        self._make_directory()
+        if (lock := self._take_lock()) is None:
+            return
+        try:
+            self._launch(lock)
+        finally:
+            os.close(lock)
 
     def stop(self, timeout_seconds: float = 20.0) -> None:
         """Shut the server down in good order, its data on disk; kill our own if it takes longer than the timeout."""
@@ -193,9 +206,11 @@ class EmbeddedRedis:
         if self._log.exists() and self._log.stat().st_size > _MAX_LOG_BYTES:
             self._log.replace(self._log.with_suffix(".log.1"))
 
-    def _wait_until_ready(self, deadline: float, timeout_seconds: float, log_start: int) -> None:
+    def _wait_until_ready(
+        self, deadline: float, timeout_seconds: float, log_start: int, gives_up: Callable[[], bool]
+    ) -> None:
         assert self._process is not None
-        while not self._answers():
+        while not (gives_up() or self._answers()):
             if (status := self._process.poll()) is not None:
                 self._pid = None
                 raise QueueUnavailable(f"embedded Redis ended with status {status}{self._last_words(log_start)}")

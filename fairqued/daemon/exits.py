@@ -43,19 +43,21 @@ class Failure(Exception):
         self.exit_code = exit_code
 
 
-def in_words(wait_status: int) -> str:
-    """What became of a process, from the status of `waitpid`."""
+def in_words(wait_status: int, killed: str = "") -> str:
+    """What became of a process, from the status of `waitpid`; `killed` is why its master killed it, if it did."""
     code = exit_code(wait_status)
+    if killed and -code == signal.SIGKILL:
+        return f"{killed}, and was killed"
     if code >= 0:
         return _WORDS.get(code, f"ended with exit code {code}")
     return f"was sent {_signal_name(-code)}" + (", perhaps out of memory" if -code == signal.SIGKILL else "")
 
 
-def as_error(wait_status: int) -> bytes:
-    """The end of a process as the error of a task that is held to have caused it (JSON)."""
+def as_error(wait_status: int, killed: str = "") -> bytes:
+    """The end of a process as the error of a task that is held to have caused it (JSON); `killed` as above."""
     code = exit_code(wait_status)
     cause = {"signal": _signal_name(-code)} if code < 0 else {"exit_code": code}
-    message = f"the process that ran this task {in_words(wait_status)}"
+    message = f"the process that ran this task {in_words(wait_status, killed)}"
     return orjson.dumps({"type": "ProcessDied", "message": message, **cause, "at": time.time()})
 
 

@@ -96,6 +96,7 @@ def _or_fail(load_config: Callable[[], Config]) -> Config:
 
 
 def _run(config: Config, load_again: Callable[[], Config], **how: bool) -> None:
+    signals.postpone_stops()
     from fairqued.daemon.run import run_daemon  # noqa: PLC0415 - `--check` and `--help` need none of it
 
     try:

@@ -8,7 +8,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -24,21 +24,24 @@ from fairqued.daemon.embedded import EmbeddedRedis
 from fairqued.daemon.gate import ForkGate
 from fairqued.daemon.identity import StateDirectory
 from fairqued.daemon.nursery import Nursery
-from fairqued.daemon.reload import Load, load_again
+from fairqued.daemon.orphans import bury_orphans
+from fairqued.daemon.reload import Load, Reloads, load_again
 from fairqued.daemon.stacks import all_stacks
 from fairqued.daemon.supervisor import KILL_GRACE_SECONDS, Supervisor
 from fairqued.daemon.systemd import Systemd
 from fairqued.daemon.watch import SourceFiles
-from fairqued.errors import ConfigError, FairquedError
+from fairqued.errors import FairquedError
 from fairqued.scheduler.scheduler import TaskScheduler
 from fairqued.store import Store
 from fairqued.version import __version__
 
 logger = logging.getLogger("fairqued.master")
 
-_PUT_BACK_SECONDS = 1.0
+_PUT_BACK_SECONDS = 1.5
 _LONGEST_WAIT_SECONDS = 1.0
 _REDIS_PAUSE_SECONDS = 5.0
+_LAST_STEPS_SECONDS = 2 * KILL_GRACE_SECONDS + _PUT_BACK_SECONDS + 1.0
+"""What an end takes at most beside the time that tasks have."""
 _ERROR_PAUSE_SECONDS = 0.5
 _MOST_PROCESSES = 1000
 
@@ -77,10 +80,9 @@ class Master:
             ends_if_boot_fails=surroundings.ends_if_boot_fails,
         )  # fmt: skip
         self._crew = self._supervisor.crew
+        self._reloads = Reloads(self._reload, outdated=self._crew.outdated, trouble=self._trouble)
         self._predecessors: set[str] = set()
         self._requests: deque[Request] = deque()
-        self._round = 0
-        self._is_rolling = self._shall_reload = False
         self._redis_at = 0.0
         self._started_at = time.monotonic()
         self._signals = signals.SignalQueue([*signals.STOPPING, *signals.OPERATING, signal.SIGCHLD])
@@ -101,12 +103,10 @@ class Master:
             for duty in (
                 partial(self._obey, arrived), self._carry_out_requests, self._watch_sources,
                 partial(self._supervisor.hear_boots, readable), self._supervisor.reap, self._supervisor.look_after,
-                self._keep_redis, self._keep_scheduler, self._keep_up,
+                self._keep_redis, self._keep_scheduler, self._keep_up, self._bury_orphans, self._tell_systemd,
             ):  # fmt: skip
                 with _surviving():
                     duty()
-            self._systemd.status(self._summary())
-            self._systemd.alive()
         self._end()
         if self._supervisor.failure:
             raise self._supervisor.failure
@@ -123,7 +123,7 @@ class Master:
             "uptime_seconds": round(time.monotonic() - self._started_at, 3),
             "phase": "stopping" if self._is_ending else "running",
             "redis": self._scheduler.redis_state(),
-            "rollout": {"round": self._round, "left": self._left_to_replace(), "trouble": self._trouble()},
+            "rollout": self._reloads.status(),
             "workers": report.workers(self._crew),
         }
 
@@ -162,7 +162,7 @@ class Master:
     def _obey_order(self, number: signal.Signals) -> None:
         match number:
             case signal.SIGHUP:
-                self._shall_reload = True
+                self._reloads.ask()
             case signal.SIGTTIN:
                 self._scale_first_pool(1)
             case signal.SIGTTOU:
@@ -177,7 +177,7 @@ class Master:
             request = self._requests.popleft()
             match request.command:
                 case "reload":
-                    request.answer(self._reload)
+                    request.answer(self._reload_now)
                 case "drain":
                     request.answer(self._drain)
                 case "scale":
@@ -187,18 +187,25 @@ class Master:
         watched = self._surroundings.watched
         if watched and (changed := watched.changed()):
             logger.info("%s changed", ", ".join(path.name for path in changed[:5]))
-            self._shall_reload = True
+            self._reloads.ask()
 
     def _keep_redis(self) -> None:
         now, embedded = time.monotonic(), self._surroundings.embedded
         if embedded is None or now < self._redis_at or embedded.is_running():
             return
-        logger.warning("embedded Redis has died, and is started again")
+        self._redis_at = now + _REDIS_PAUSE_SECONDS
+        logger.warning("embedded Redis has died, and is started again; its log is in %s", self._state.path / "redis")
         try:
-            embedded.start(self._config.redis.start_timeout_seconds)
+            embedded.revive()
         except FairquedError as error:
             logger.error("%s", error)  # noqa: TRY400 - it tells all
-            self._redis_at = now + _REDIS_PAUSE_SECONDS
+
+    def _bury_orphans(self) -> None:
+        """As process 1 of a container the master is the parent of all whose own one is gone."""
+        if os.getpid() == 1:
+            embedded = self._surroundings.embedded
+            own = [child.pid for child in self._crew.children()]
+            bury_orphans({*own, embedded.pid} if embedded and embedded.pid else own)
 
     def _keep_scheduler(self) -> None:
         if not self._scheduler.is_alive():
@@ -206,19 +213,13 @@ class Master:
             self._scheduler.start()
 
     def _keep_up(self) -> None:
-        """Go on with a rollout, and fork what is missing."""
+        """Go on with a reload, and fork what is missing."""
         if self._is_ending:
             return
         if self._supervisor.failure:
             self._stop_quickly()
             return
-        if self._is_rolling and self._crew.outdated() == 0:
-            self._is_rolling = False
-            logger.info("all workers are replaced")
-            self._systemd.ready(self._summary())
-        if self._shall_reload and self._may_reload():
-            with suppress(ConfigError, Refusal):  # the log has it
-                self._reload()
+        self._reloads.keep_up()
         if self._may_fork():
             self._supervisor.fork()
 
@@ -232,12 +233,12 @@ class Master:
         """The workers that this master vouches for."""
         return [child.worker_id for child in self._crew.children()]
 
-    def renewed(self, worker_ids: Iterable[str]) -> None:
-        """Let the workers know that their leases were renewed."""
+    def renewed(self, worker_ids: Iterable[str], at: float) -> None:
+        """Let the workers know when their leases were renewed."""
         renewed = set(worker_ids)
         for child in self._crew.children():
             if child.worker_id in renewed:
-                child.vitals.note_renewal()
+                child.vitals.note_renewal(at)
 
     def hidden_work(self, queues: Sequence[str]) -> None:
         """Fork a worker with one slot for the hidden queue of each of these."""
@@ -253,57 +254,33 @@ class Master:
 
     # Orders
 
-    def _may_reload(self) -> bool:
-        """HUPs that arrive in the middle of a rollout make one more round, unless it does not get on."""
-        return not self._is_rolling or bool(self._trouble())
-
-    def _reload(self) -> Answer:
-        """Take the configuration anew and begin to replace all workers. Raises ConfigError, Refusal."""
+    def _reload_now(self) -> Answer:
         self._refuse_while_ending()
-        self._shall_reload = not self._may_reload()
-        if self._shall_reload:
-            return {"round": self._round + 1}
+        return {"round": self._reloads.begin()}
+
+    def _reload(self) -> None:
+        """Take the configuration anew, and begin to replace all workers. Raises ConfigError, Refusal."""
         self._systemd.reloading()
-        try:
-            config = load_again(self._surroundings.load, self._config)
-        except (ConfigError, Refusal) as error:
-            logger.error("the old configuration goes on; the new one is refused: %s", error)  # noqa: TRY400
-            self._systemd.ready(f"{self._summary()}; reload refused: {error}")
-            raise
-        self._apply(config)
-        return {"round": self._round}
-
-    def _apply(self, config: Config) -> None:
-        self._config = config
-        log.set_up(config.logging.level, config.logging.format)
-        self._scheduler.settle(namespace.scheduler_settings(config))
-        self._scheduler.run_errand(partial(namespace.apply, config=config))
-        self._supervisor.reshape(config)
-        self._round += 1
-        self._is_rolling = True
-        logger.info("configuration read again; workers are replaced one by one")
-
-    def _left_to_replace(self) -> int:
-        return self._crew.outdated() if self._is_rolling else 0
+        old, new = self._config, load_again(self._surroundings.load, self._config, self._surroundings.redis_url)
+        self._config = new
+        log.set_up(new.logging.level, new.logging.format)
+        self._scheduler.settle(namespace.scheduler_settings(new))
+        if not namespace.says_the_same(old, new):
+            self._scheduler.run_errand("configure", partial(namespace.apply, config=new))
+        self._supervisor.reshape(new)
 
     def _trouble(self) -> str:
-        """Why a rollout does not get on; empty if it does."""
-        if not self._is_rolling:
-            return ""
-        if not self._scheduler.sees_redis:
-            return "Redis is away"
-        in_trouble = next((post for post in self._crew.posts if post.trouble), None)
-        return f"worker {in_trouble.title} cannot boot: {in_trouble.trouble}" if in_trouble else ""
+        return report.trouble(self._crew) if self._scheduler.sees_redis else "Redis is away"
 
     def _scale_first_pool(self, by: int) -> None:
         pool = self._crew.first_pool
-        self._supervisor.scale(pool, max(1, (self._crew.size_of(pool) or 0) + by))
+        self._supervisor.scale(pool, min(max(1, (self._crew.size_of(pool) or 0) + by), _MOST_PROCESSES))
 
     def _scale(self, pool: object, processes: object) -> Answer:
         self._refuse_while_ending()
         if not isinstance(pool, str) or self._crew.size_of(pool) is None:
             raise Refusal(f"there is no pool {pool!r}; there are {', '.join(self._crew.pool_names)}")
-        if not isinstance(processes, int) or not 1 <= processes <= _MOST_PROCESSES:
+        if type(processes) is not int or not 1 <= processes <= _MOST_PROCESSES:
             raise Refusal(f"processes: expected a number from 1 to {_MOST_PROCESSES}, found {processes!r}")
         self._supervisor.scale(pool, processes)
         return {"pool": pool, "processes": processes}
@@ -332,13 +309,11 @@ class Master:
         self._end_workers(signal.SIGKILL, 0)
 
     def _end_workers(self, how: signal.Signals, within_seconds: float) -> None:
-        self._systemd.stopping("stopping", within_seconds + 2 * KILL_GRACE_SECONDS + 2 * _PUT_BACK_SECONDS)
+        self._systemd.stopping("stopping", within_seconds + _LAST_STEPS_SECONDS)
         self._supervisor.end_all(how, within_seconds)
 
     def _end(self) -> None:
-        self._scheduler.stop()
-        left = self._scheduler.finish_put_back(_PUT_BACK_SECONDS)
-        if left:
+        if left := self._scheduler.stop(_PUT_BACK_SECONDS):
             logger.warning("Redis is away: the next start puts back the tasks of %s", ", ".join(left))
         logger.info("fairqued has stopped")
 
@@ -349,9 +324,16 @@ class Master:
         parts = ["stopping" if self._is_ending else "running", report.readiness(self._crew)]
         if not self._scheduler.sees_redis:
             parts.append("Redis is away")
-        if left := self._left_to_replace():
+        if left := self._reloads.left:
             parts.append(f"{left} to be replaced")
-        return "; ".join([", ".join(parts), *filter(None, [self._trouble()])])
+        return "; ".join([", ".join(parts), *filter(None, [self._reloads.trouble, self._reloads.refused])])
+
+    def _tell_systemd(self) -> None:
+        """A reload is over once all workers are replaced, and also once that does not get on: the next may mend it."""
+        is_busy = self._is_ending or (self._reloads.is_rolling and not self._reloads.trouble)
+        tell = self._systemd.status if is_busy else self._systemd.ready
+        tell(self._summary())
+        self._systemd.alive()
 
     def _dump(self) -> None:
         """Status and stacks into the log; the workers add theirs."""

@@ -19,10 +19,24 @@ def apply(store: Store, config: Config) -> bool:
 
     Raises SchemaTooNew, QueueUnavailable.
     """
-    meta = _meta(config)
     users = {user_id: orjson.dumps(limits) for user_id, limits in _users(config).items()}
-    told = orjson.dumps([meta, _users(config)], option=orjson.OPT_SORT_KEYS)
-    return store.configure(hashlib.sha256(told).hexdigest(), meta, users)
+    return store.configure(_digest(config), _meta(config), users)
+
+
+def says_the_same(one: Config, other: Config) -> bool:
+    """Whether there is nothing to apply: what another daemon, of another configuration, has applied meanwhile stays."""
+    return _digest(one) == _digest(other)
+
+
+def restore(store: Store, config: Config) -> None:
+    """Apply the configuration again if Redis has lost it, and all else. Raises as `apply`."""
+    if not store.is_configured():
+        apply(store, config)
+
+
+def _digest(config: Config) -> str:
+    told = orjson.dumps([_meta(config), _users(config)], option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(told).hexdigest()
 
 
 def _meta(config: Config) -> dict[str, float]:

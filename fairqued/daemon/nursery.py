@@ -19,8 +19,12 @@ from fairqued.worker.vitals import Vitals
 
 logger = logging.getLogger("fairqued.master")
 
-_FORK_WAIT_SECONDS = 5.0
+_FORK_WAIT_SECONDS = 2.0
 _MOST_TOLD_BYTES = 4096
+
+
+class Busy(Exception):
+    """A thread of the master was in the middle of something for too long, so nothing can be forked just now."""
 
 
 class Nursery:
@@ -30,17 +34,23 @@ class Nursery:
         self._state, self._gate, self._redis_url = state, gate, redis_url
         self._life_read, self._life_write = os.pipe()
 
-    def fork(self, post: Post, config: Config, generation: int) -> Child | None:
-        """A worker for a post; None if a thread of the master is busy for too long. Raises OSError."""
+    def fork(self, post: Post, config: Config, generation: int) -> Child:
+        """A worker for a post. Raises Busy, OSError."""
         with self._gate.fork(_FORK_WAIT_SECONDS) as is_quiet:
             if not is_quiet:
-                logger.warning("worker %s is not forked yet: a thread of the master is busy", post.title)
-                return None
+                raise Busy
             return self._fork(post, config, generation)
 
     def _fork(self, post: Post, config: Config, generation: int) -> Child:
         worker_id = self._state.new_worker_id()
         self._state.announce(worker_id)
+        try:
+            return self._bear(worker_id, post, config, generation)
+        except OSError:
+            self._state.forget(worker_id)
+            raise
+
+    def _bear(self, worker_id: str, post: Post, config: Config, generation: int) -> Child:
         vitals = Vitals()
         boot_read, boot_write = os.pipe()
         os.set_blocking(boot_read, False)  # the other end may outlive the worker, in a process that it started
@@ -54,7 +64,6 @@ class Nursery:
             )  # fmt: skip
         except OSError:
             os.close(boot_read)
-            self._state.forget(worker_id)
             raise
         finally:
             os.close(boot_write)

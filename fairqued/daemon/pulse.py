@@ -29,17 +29,21 @@ class Pulse:
         self._process: psutil.Process | None = None
         self._pid, self._vitals, self._pool = pid, vitals, pool
         self._lease_seconds, self._wedged_seconds = config.worker.lease_seconds, config.worker.wedged_seconds
-        self._looked_at = self._moved_at = time.monotonic()
-        self._ran_at = self._looked_at
         self._beats, self._cpu_seconds = 0, 0.0
         self.wish = ""
         """Why the worker is to be replaced; empty while it need not."""
+        self.begin(time.monotonic())
+
+    def begin(self, now: float) -> None:
+        """Take the worker for alive now, whatever was before."""
+        self._looked_at = self._moved_at = self._ran_at = now
 
     def look(self, now: float) -> str:
         """Why this worker has to be killed; empty if it lives."""
-        since_last_look, self._looked_at = now - self._looked_at, now
+        since_last_look = now - self._looked_at
         if since_last_look > _LONGEST_GAP_SECONDS:
-            self._moved_at = self._ran_at = now
+            self.begin(now)
+        self._looked_at = now
         try:
             return self._look(now, since_last_look)
         except psutil.Error:  # it has just died
@@ -48,11 +52,13 @@ class Pulse:
     def _look(self, now: float, since_last_look: float) -> str:
         self._process = process = self._process or psutil.Process(self._pid)
         with process.oneshot():
-            is_stopped = process.status() == psutil.STATUS_STOPPED
+            status = process.status()
             used = process.cpu_times()
             self.wish = self.wish or self._wish_of(process, now)
-        if not is_stopped:
+        if status != psutil.STATUS_STOPPED:
             self._ran_at = now
+        if status == psutil.STATUS_TRACING_STOP:  # somebody looks at it with a debugger
+            self._moved_at = now
         beats, cpu_seconds = self._vitals.beats, used.user + used.system
         if beats != self._beats or cpu_seconds - self._cpu_seconds > _LEAST_CPU_SHARE * since_last_look:
             self._moved_at = now

@@ -21,6 +21,19 @@ def readiness(crew: Crew) -> str:
     return f"{ready} of {len(posts)} workers ready"
 
 
+def trouble(crew: Crew) -> str:
+    """What keeps workers from being replaced, the first thing that is found; empty if nothing does."""
+    now = time.monotonic()
+    for post in crew.posts:
+        if post.is_hidden:
+            continue
+        if post.trouble:
+            return f"worker {post.title} cannot boot: {post.trouble}"
+        if post.is_empty and post.fill_at > now:
+            return f"worker {post.title} has died {post.deaths} times in a row"
+    return ""
+
+
 def _at_post(post: Post) -> list[dict[str, Any]]:
     children = [child for child in (post.child, post.heir) if child is not None]
     if children:

@@ -44,17 +44,18 @@ def run_daemon(config: Config, load: Load, *, ends_if_boot_fails: bool = False, 
     systemd.needs_time(config.redis.start_timeout_seconds + _START_SECONDS)
     log.set_up(config.logging.level, config.logging.format)
     warnings.filterwarnings("ignore", message=".*use of fork\\(\\) may lead to deadlocks", category=DeprecationWarning)
-    signals.interrupt_when_told_to_stop()
     if later := not_yet_in_effect(config):
         logger.warning("set, but not yet in effect in this release: %s", ", ".join(later))
-    watched = SourceFiles(config.python_path) if watches_sources else None
     try:
+        signals.interrupt_when_told_to_stop()
+        watched = SourceFiles(config.python_path) if watches_sources else None
         with _failures():
             _run(config, load, systemd, watched=watched, ends_if_boot_fails=ends_if_boot_fails)
     except KeyboardInterrupt:
         signals.end_undisturbed()
         logger.info("fairqued was told to stop before it was up")
-    signals.end_undisturbed()
+    finally:
+        signals.end_undisturbed()
 
 
 def _run(config: Config, load: Load, systemd: Systemd, **development: Any) -> None:
@@ -93,15 +94,17 @@ def _redis(config: Config, embedded: EmbeddedRedis | None) -> Iterator[str]:
         yield redis_url(config)
         return
     try:
-        with signals.interrupts_held_back():
-            embedded.start(config.redis.start_timeout_seconds)
+        with signals.interrupts_held_back() as is_interrupted:
+            embedded.start(config.redis.start_timeout_seconds, gives_up=is_interrupted)
     except KeyboardInterrupt:
+        signals.end_undisturbed()
         embedded.stop(_STOP_REDIS_SECONDS)
         raise
     try:
         logger.info("embedded Redis is up: %s", embedded.url)
         yield embedded.url
     finally:
+        signals.end_undisturbed()
         embedded.stop(_STOP_REDIS_SECONDS)
 
 

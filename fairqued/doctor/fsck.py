@@ -19,6 +19,7 @@ from fairqued.record import Record
 from fairqued.state import Priority, TaskState
 
 _ROUNDING_US = 0.001
+_DEATHS_THAT_HIDE = 2
 
 Number = TypeVar("Number", int, float)
 Check = Callable[[Snapshot], Iterator[str]]
@@ -173,7 +174,7 @@ def times_are_there(snapshot: Snapshot) -> Iterator[str]:
 def only_suspects_are_hidden(snapshot: Snapshot) -> Iterator[str]:
     """A hidden task was in two processes when they died, and has not lived through an attempt since."""
     for task in snapshot.tasks.values():
-        if task.is_hidden and task.suspicion < 2:
+        if task.is_hidden and task.suspicion < _DEATHS_THAT_HIDE:
             yield f"task {task.task_id} is hidden, its suspicion is {task.suspicion}"
         if task.is_hidden and task.state in (TaskState.SCHEDULED, TaskState.FINISHED):
             yield f"task {task.task_id} is {task.state}, but still hidden"

@@ -6,6 +6,7 @@ Each unit of work is one call of Redis, of at most about a second, done at the f
 from __future__ import annotations
 
 import logging
+import signal
 import threading
 import time
 from collections import deque
@@ -23,6 +24,7 @@ logger = logging.getLogger("fairqued.scheduler")
 _TICK_SECONDS = 1.0
 _PROMOTE_SECONDS = 0.5
 _RETRY_SECONDS = 0.2
+_ERRAND_AGAIN_SECONDS = 1.0
 _DEDUP_OWN_US = 60_000_000
 _LONGEST_SILENCE_US = 5_000_000
 
@@ -83,8 +85,8 @@ class Master(Protocol):
     def living(self) -> list[str]:
         """The workers whose leases it vouches for."""
 
-    def renewed(self, worker_ids: Iterable[str]) -> None:
-        """The leases of these were renewed just now."""
+    def renewed(self, worker_ids: Iterable[str], at: float) -> None:
+        """The leases of these were renewed, not before that moment (monotonic)."""
 
     def hidden_work(self, queues: Sequence[str]) -> None:
         """The hidden queues of these have work that nobody may serve but a worker with one slot."""
@@ -100,10 +102,10 @@ class TaskScheduler:
         """`master` is called from the scheduler's thread."""
         self._store, self._gate, self._master = store, gate, master
         self._dead: deque[Death] = deque()
-        self._errands: deque[Callable[[Store], object]] = deque()
+        self._errands: dict[str, Callable[[Store], object]] = {}
         self._wake = threading.Event()
         self.settle(settings)
-        self._stopping = False
+        self._stop_by: float | None = None
         self._troubles = Troubles(logger)
         self._thread: threading.Thread | None = None
 
@@ -116,12 +118,19 @@ class TaskScheduler:
         """Whether the thread is at work."""
         return self._thread is not None and self._thread.is_alive()
 
-    def stop(self) -> None:
-        """End the thread."""
-        self._stopping = True
+    def stop(self, within_seconds: float) -> list[str]:
+        """End the thread, which puts back what it can before; the workers whose tasks remain.
+
+        It takes no longer than that, even if the thread is held up (by a name server that does not answer, say): it is
+        left alone then.
+        """
+        self._stop_by = time.monotonic() + within_seconds
         self._wake.set()
-        if self._thread is not None:
-            self._thread.join()
+        if self._thread is None or not self._thread.is_alive():
+            self.start()
+        assert self._thread is not None
+        self._thread.join(within_seconds)
+        return [each.worker_id for each in tuple(self._dead)]
 
     def settle(self, settings: Settings) -> None:
         """Work with these settings from now on."""
@@ -136,18 +145,10 @@ class TaskScheduler:
         self._dead.append(death)
         self._wake.set()
 
-    def run_errand(self, errand: Callable[[Store], object]) -> None:
-        """Do something once, at once or as soon as Redis answers."""
-        self._errands.append(errand)
+    def run_errand(self, name: str, errand: Callable[[Store], object]) -> None:
+        """Do something once, at once or as soon as Redis answers; it takes the place of one of the same name."""
+        self._errands[name] = errand
         self._wake.set()
-
-    def finish_put_back(self, timeout_seconds: float) -> list[str]:
-        """Do what is left of it in the calling thread, while the thread does not run; the workers that remain."""
-        deadline = time.monotonic() + timeout_seconds
-        while self._dead and time.monotonic() < deadline:
-            if self._put_back_all() == _RETRY_SECONDS:
-                time.sleep(min(_RETRY_SECONDS, max(0.0, deadline - time.monotonic())))
-        return [each.worker_id for each in self._dead]
 
     @property
     def sees_redis(self) -> bool:
@@ -160,24 +161,32 @@ class TaskScheduler:
         return {"reachable": away is None, "away_seconds": round(time.monotonic() - away, 1) if away else 0}
 
     def _run(self) -> None:
-        while not self._stopping:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are for the main thread
+        while True:
             self._wake.clear()
-            pause = min(self._put_back_all(), self._run_errands())
-            now = time.monotonic()
-            for chore in self._chores:
-                if chore.due_at <= now and not self._stopping:
-                    more = self._attempt(chore.name, chore.run_once)
-                    chore.due_at = now if more else now + chore.seconds
-            next_chore = min(chore.due_at for chore in self._chores) - time.monotonic()
-            self._wake.wait(max(0.0, min(pause, next_chore)))
+            if self._stop_by is not None:
+                break
+            pause = min(self._put_back_all(), self._run_errands(), self._do_chores())
+            self._wake.wait(pause)
+        while self._put_back_all() == _RETRY_SECONDS and time.monotonic() < self._stop_by:
+            time.sleep(_RETRY_SECONDS)
 
     # Chores
 
+    def _do_chores(self) -> float:
+        """Returns the seconds until the next one is due."""
+        now = time.monotonic()
+        for chore in self._chores:
+            if chore.due_at <= now and self._stop_by is None:
+                more = self._attempt(chore.name, chore.run_once)
+                chore.due_at = now if more else now + chore.seconds
+        return max(0.0, min(chore.due_at for chore in self._chores) - time.monotonic())
+
     def tick(self) -> bool:
         """Renew and judge leases."""
-        living = self._master.living()
+        living, began_at = self._master.living(), time.monotonic()
         tick = self._store.tick(self._settings.lease_us, self._settings.silence_us, living, self._settings.queues)
-        self._master.renewed(living)
+        self._master.renewed(living, began_at)
         if not tick.judged:
             logger.warning("no tick for a while: all leases are renewed, none is judged")
         if tick.dead:
@@ -225,15 +234,15 @@ class TaskScheduler:
                 chore.due_at = 0.0
 
     def _run_errands(self) -> float:
-        while self._errands:
-            if self._attempt("errand", self._run_errand) is None:
-                return _RETRY_SECONDS
-        return float("inf")
+        """Returns as `_put_back_all`."""
+        for name in tuple(self._errands):
+            if self._stop_by is None:
+                self._run_errand(name, self._errands.pop(name))
+        return _ERRAND_AGAIN_SECONDS if self._errands else float("inf")
 
-    def _run_errand(self) -> bool:
-        self._errands[0](self._store)
-        self._errands.popleft()
-        return False
+    def _run_errand(self, name: str, errand: Callable[[Store], object]) -> None:
+        if self._attempt(name, lambda: bool(errand(self._store))) is None:
+            self._errands.setdefault(name, errand)  # unless a newer one has come meanwhile
 
     def _attempt(self, name: str, run_once: Callable[[], bool]) -> bool | None:
         """One unit of work at the gate; None when it failed. An error never ends the thread, and is told once."""

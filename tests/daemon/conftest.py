@@ -9,8 +9,10 @@ import pytest
 
 from fairqued import TaskQueue
 from fairqued.connection import make_client
+from fairqued.ctl.acl import WORKER, Role
 from fairqued.doctor.fsck import fsck
 from tests.support.daemon import LATE, Daemon
+from tests.support.roles import role_url, without_password
 from tests.support.servers import RedisServer
 
 StartDaemon = Callable[..., Daemon]
@@ -24,12 +26,21 @@ def redis_server() -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-def make_daemon(redis_server: RedisServer, namespace: str) -> Iterator[StartDaemon]:
+def url_of(request: pytest.FixtureRequest, redis_server: RedisServer, namespace: str) -> Callable[[Role], str]:
+    """The address for a role; with --acl that of a user with its rights, without a password to be masked."""
+    if not request.config.getoption("--acl"):
+        return lambda _: redis_server.url
+    for_the_tests = ("nopass", "+scan", "+type", "+dbsize")  # fsck
+    return lambda role: without_password(role_url(redis_server.url, namespace, role, *for_the_tests))
+
+
+@pytest.fixture
+def make_daemon(redis_server: RedisServer, namespace: str, url_of: Callable[[Role], str]) -> Iterator[StartDaemon]:
     """Make daemons of one namespace: `make_daemon(redis_url=…, **settings)`; they are started by the test."""
     daemons: list[Daemon] = []
 
     def make(redis_url: str | None = None, **settings: Any) -> Daemon:
-        daemon = Daemon(redis_url or redis_server.url, namespace, settings)
+        daemon = Daemon(redis_url or url_of(WORKER), namespace, settings)
         daemons.append(daemon)
         return daemon
 
@@ -61,8 +72,8 @@ def start_daemon(make_daemon: StartDaemon) -> StartDaemon:
 
 
 @pytest.fixture
-def queue(redis_server: RedisServer, namespace: str) -> Iterator[TaskQueue]:
+def queue(url_of: Callable[[Role], str], namespace: str) -> Iterator[TaskQueue]:
     """A client of the test's namespace, whose tasks are alice's unless they say otherwise."""
-    queue = TaskQueue(redis_server.url, namespace=namespace, user_id="alice")
+    queue = TaskQueue(url_of(WORKER), namespace=namespace, user_id="alice")
     yield queue
     queue.close()

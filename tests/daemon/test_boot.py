@@ -52,6 +52,14 @@ def test_a_module_that_cannot_be_imported(make_daemon: StartDaemon, kind: str) -
     assert "Traceback" not in daemon.log_file.read_text()
 
 
+def test_a_boot_may_take_longer_than_a_worker_may_stand_still(make_daemon: StartDaemon) -> None:
+    daemon = make_daemon(imports=["mine"], worker={"wedged_seconds": 1, "heartbeat_seconds": 0.3})
+    (daemon.directory / "mine.py").write_text("import time\ntime.sleep(2.5)")
+    daemon.start_and_wait()
+    assert daemon.messages("is ready")
+    assert not daemon.messages("no sign of life")
+
+
 def test_a_module_that_is_mended_needs_no_restart(make_daemon: StartDaemon, queue: TaskQueue) -> None:
     daemon = make_daemon(imports=["mine", "tests.support.process_tasks"]).start()
     daemon.wait_for_message("cannot boot")

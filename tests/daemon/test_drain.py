@@ -101,6 +101,18 @@ def test_a_stop_while_it_waits_for_redis(make_daemon: StartDaemon) -> None:
     assert daemon.messages("told to stop before it was up")
 
 
+def test_a_stop_while_the_embedded_redis_has_much_to_load(make_daemon: StartDaemon) -> None:
+    daemon = make_daemon(redis_url="embedded")
+    server = daemon.directory / "server"
+    server.write_text("#!/bin/sh\ntouch loading\nexec sleep 600\n")
+    server.chmod(0o755)
+    daemon.settings = {"redis": {"server_binary": str(server)}}
+    daemon.start()
+    wait_until((daemon.directory / "loading").exists, LATE, "it loads")
+    daemon.terminate()
+    daemon.assert_clean_exit(QUICK)
+
+
 def test_a_stop_at_any_moment_of_the_start(make_daemon: StartDaemon) -> None:
     daemon = make_daemon(redis_url="embedded")
     for _ in range(4):

@@ -193,6 +193,36 @@ def test_an_adopted_server_that_dies_is_replaced(
     assert embedded.pid != pid
 
 
+def test_a_master_can_revive_it_and_look_after_others_meanwhile(state_dir: Path, server_binary: ServerBinary) -> None:
+    program, loads = state_dir / "program", state_dir / "loads"
+    wait = f'while test "$1" != --version && test -e {loads}; do sleep 0.05; done'
+    program.write_text(f'#!/bin/sh\n{wait}\nexec {server_binary.path} "$@"\n')
+    program.chmod(0o755)
+    server = EmbeddedRedis(state_dir, str(program))
+    server.start(LATE)
+    with client(server) as connection:
+        connection.set("a", "1")
+        kill(server)
+        loads.touch()
+        server.revive()
+        pid = server.pid
+        with pytest.raises(redis.ConnectionError):
+            connection.ping()
+        server.revive()
+        assert server.pid == pid, "one is enough"
+        loads.unlink()
+        wait_until(lambda: answers(connection), LATE, "it answers")
+        assert connection.get("a") == "1"
+    server.stop()
+
+
+def answers(connection: "redis.Redis") -> bool:
+    try:
+        return bool(connection.ping())
+    except redis.RedisError:
+        return False
+
+
 def test_waits_for_a_server_that_is_ending(embedded: EmbeddedRedis, state_dir: Path) -> None:
     (state_dir / "redis").mkdir()
     with (state_dir / "redis" / "server.lock").open("w") as lock:

@@ -13,7 +13,7 @@ from tests.support.process_tasks import sleep
 
 pytestmark = pytest.mark.process
 
-SLOTS, SECONDS = 8, 20
+SLOTS, SECONDS = 8, 12
 WEIGHTS = {"5ms": 1, "50ms": 1, "200ms": 1, "1s": 1, "mixed": 3}
 DURATIONS = {"5ms": [0.005], "50ms": [0.05], "200ms": [0.2], "1s": [1.0], "mixed": [0.005, 0.05, 0.2, 1.0]}
 WANTED_INDEX = 0.98

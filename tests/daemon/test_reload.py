@@ -50,6 +50,10 @@ def phases(daemon: Daemon) -> list[str]:
     return [worker["phase"] for worker in daemon.status()["workers"]]
 
 
+def titles(daemon: Daemon) -> list[str]:
+    return sorted(worker["title"] for worker in daemon.status()["workers"])
+
+
 @contextmanager
 def watched_capacity(daemon: Daemon) -> Iterator[list[int]]:
     """How many workers were ready, looked at again and again during the block."""
@@ -136,6 +140,50 @@ def test_code_that_cannot_be_imported_leaves_the_old_workers_at_work(
     assert queue.enqueue(call("deployed:version")).result(LATE) == 2
 
 
+def test_a_reload_does_not_wait_for_workers_that_hang_in_their_boot(make_daemon: StartDaemon, queue: TaskQueue) -> None:
+    daemon = make_daemon(imports=["deployed"], worker={"boot_timeout_seconds": 600})
+    source = daemon.directory / "deployed.py"
+    source.write_text("import pathlib, time\npathlib.Path('hangs').touch()\ntime.sleep(600)")
+    daemon.start()
+    wait_until((daemon.directory / "hangs").exists, LATE, "it hangs")
+    source.write_text(OLD)
+    daemon.send(signal.SIGHUP)
+    daemon.wait_until_ready()
+    assert queue.enqueue(call("deployed:version")).result(LATE) == 1
+
+
+def test_what_another_daemon_has_applied_stays_unless_there_is_something_new(
+    start_daemon: StartDaemon, queue: TaskQueue
+) -> None:
+    """Two daemons with different settings for the namespace do not take turns at each reload."""
+    daemon = start_daemon(users={"alice": {"weight": 2}})
+    store = queue._store
+    store.connection.client.hset(store.keys.meta, "digest", "of another daemon")
+    ask(daemon, command="reload")
+    wait_for_round(daemon, 1)
+    assert store.connection.client.hget(store.keys.meta, "digest") == b"of another daemon"
+    daemon.write_config(users={"alice": {"weight": 3}})
+    ask(daemon, command="reload")
+    wait_until(lambda: store.connection.client.hget(store.keys.meta, "digest") != b"of another daemon", LATE, "applied")
+
+
+def test_a_pool_with_a_new_name_leaves_no_gap(make_daemon: StartDaemon, queue: TaskQueue) -> None:
+    daemon = make_daemon(imports=["deployed"], pools=[{"name": "old", "processes": 1}])
+    source = daemon.directory / "deployed.py"
+    source.write_text(OLD)
+    daemon.start_and_wait()
+    source.write_text("raise ValueError('a bug')")
+    daemon.settings = {**daemon.settings, "pools": [{"name": "new", "processes": 1}]}
+    daemon.write_config()
+    assert ask(daemon, command="reload") == {"ok": {"round": 1}}
+    daemon.wait_for_message("worker new/1 cannot boot")
+    assert queue.enqueue(call("deployed:version")).result(LATE) == 1
+    source.write_text(NEW)
+    wait_for_round(daemon, 1)
+    wait_until(lambda: titles(daemon) == ["new/1"], LATE, "the old one has gone")
+    assert queue.enqueue(call("deployed:version")).result(LATE) == 2
+
+
 def test_counts_levels_and_limits_change_without_a_restart(start_daemon: StartDaemon, queue: TaskQueue) -> None:
     daemon = start_daemon(pools=TWO, users={"alice": {"weight": 2}})
     pid = daemon.pid
@@ -145,8 +193,7 @@ def test_counts_levels_and_limits_change_without_a_restart(start_daemon: StartDa
     )  # fmt: skip
     daemon.send(signal.SIGHUP)
     wait_for_round(daemon, 1)
-    wait_until(lambda: len(daemon.worker_pids()) == 2, LATE, "one worker of each pool is left")
-    assert sorted(worker["title"] for worker in daemon.status()["workers"]) == ["mail/1", "main/1"]
+    wait_until(lambda: titles(daemon) == ["mail/1", "main/1"], LATE, "one worker of each pool is left")
     queue.enqueue(work.task(0), queue="mail").result(LATE)
     first = queue.enqueue(hold.task("gate"))
     second = queue.enqueue(hold.task("gate"), queue="mail")

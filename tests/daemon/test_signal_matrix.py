@@ -6,12 +6,14 @@ import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
+from pathlib import Path
 
 import pytest
 
 from fairqued import TaskState
 from fairqued.connection import make_client
 from fairqued.doctor.fsck import fsck
+from tests.daemon.conftest import StartDaemon
 from tests.support.daemon import LATE, Daemon
 from tests.support.process_tasks import hold
 from tests.support.servers import RedisServer
@@ -118,6 +120,23 @@ def assert_orders_are_obeyed(fleet: Fleet) -> None:
     fleet["USR1"].wait_for_message("SIGUSR1")
     fleet["USR2"].wait_for_message("stacks of the master")
     fleet.assert_orders_did_no_harm()
+
+
+def threads_that_take(number: signal.Signals, pid: int) -> list[str]:
+    """The threads of a process that do not block a signal, by name."""
+    found = []
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        about = dict(line.split(":", 1) for line in (thread / "status").read_text().splitlines())
+        if not int(about["SigBlk"], 16) & 1 << (number - 1):
+            found.append(thread.name)
+    return found
+
+
+def test_no_signal_reaches_another_thread(start_daemon: StartDaemon) -> None:
+    """It would kill a daemon that ends in good order, once the interpreter has taken the handlers away."""
+    daemon = start_daemon()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        assert threads_that_take(number, daemon.pid) == [str(daemon.pid)]
 
 
 def rollout_is_over(daemon: Daemon) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fairqued import Reason, Task, TaskCancelled, TaskFailed, TaskHandle, TaskQueue, TaskState
+from fairqued import Reason, TaskCancelled, TaskFailed, TaskHandle, TaskQueue, TaskState
 from fairqued.doctor.fsck import fsck
 from tests.daemon.conftest import StartDaemon
 from tests.support import process_tasks, timeout_tasks
@@ -124,11 +124,12 @@ def _end(handle: TaskHandle[Any]) -> str:
         return error.reason
 
 
-def test_an_interruption_does_not_mix_up_the_answers_of_redis(queue: TaskQueue) -> None:
-    chats = queue.enqueue_many(timeout_tasks.chat.task() for _ in range(40))
-    assert {failure(handle).reason for handle in chats} == {Reason.TIMEOUT}
-    reads = queue.enqueue_many(timeout_tasks.read_own_id.task() for _ in range(16))
-    assert all(handle.result(LATE) for handle in reads)
+def test_an_interruption_of_a_task_that_logs_leaves_the_log_to_others(queue: TaskQueue, daemon: Daemon) -> None:
+    """A lock that it left behind would hold up whoever logs next."""
+    chatters = queue.enqueue_many(timeout_tasks.chatter.task() for _ in range(60))
+    assert {failure(handle).reason for handle in chatters} == {Reason.TIMEOUT}
+    queue.enqueue(process_tasks.log_lines.task("after all")).result(LATE)
+    daemon.wait_for_message("after all", 2)
 
 
 def test_a_stopped_task_cleans_up_and_runs_again(start_daemon: StartDaemon, redis_server: RedisServer) -> None:
@@ -137,8 +138,8 @@ def test_a_stopped_task_cleans_up_and_runs_again(start_daemon: StartDaemon, redi
     )
     queue = daemon.queue()
     sync, coroutine = queue.enqueue(timeout_tasks.run.task("sync")), queue.enqueue(timeout_tasks.wait.task("async"))
-    ending = queue.enqueue(timeout_tasks.run.task("ending", 1.3))
-    for name in ("sync", "async", "ending"):
+    content = queue.enqueue(timeout_tasks.return_when_stopped.task("content"))
+    for name in ("sync", "async", "content"):
         noted(daemon, name)
     daemon.terminate()
     daemon.assert_clean_exit(1 + 5)
@@ -148,7 +149,7 @@ def test_a_stopped_task_cleans_up_and_runs_again(start_daemon: StartDaemon, redi
     assert (daemon.directory / "async.clean").exists()
     for handle in (sync, coroutine):
         assert (handle.state(), queue.get(handle.task_id).attempts) == (TaskState.QUEUED, 0)
+    assert content.result() == "WorkerStopping"
     (said,) = daemon.messages("did not end in time, and are handed back")
-    assert sync.task_id in said
-    assert ending.state() in (TaskState.FINISHED, TaskState.QUEUED)
+    assert all(handle.task_id in said for handle in (sync, coroutine, content))
     queue.close()

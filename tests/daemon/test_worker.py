@@ -6,11 +6,13 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
-from fairqued import Reason, StartedTask, Task, TaskFailed, TaskQueue, TaskState
+from fairqued import QueueUnavailable, Reason, StartedTask, Task, TaskFailed, TaskQueue, TaskState
 from fairqued.errors import WorkerGone
+from fairqued.lease import Lease
 from fairqued.worker import TaskHandler, Worker, WorkerSettings
 from fairqued.worker.bell import Bell
 from tests.support.daemon import LATE
@@ -97,6 +99,22 @@ def test_one_that_was_declared_dead_stops(queue: TaskQueue, start: StartWorker) 
     queue._store.reclaim(worker.worker_id, "lost")
     with pytest.raises(WorkerGone):
         run.result(LATE)
+
+
+def test_it_fetches_nothing_while_its_lease_is_lost(
+    queue: TaskQueue, start: StartWorker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Lease, "heartbeat", Mock(side_effect=QueueUnavailable("not now")))
+        worker, run = start(queue, lease_seconds=0.2, heartbeat_seconds=0.05)
+        wait_until(lambda: "the lease is over" in caplog.text, LATE, "it is lost")
+        time.sleep(0.1)  # a beat after it, the loop knows
+        handle = queue.enqueue(Task[Any](payload="word"))
+        time.sleep(0.3)
+        assert handle.state() is TaskState.QUEUED
+    assert handle.result(LATE) == "WORD"
+    worker.stop(LATE)
+    run.result(LATE)
 
 
 def test_a_broken_hook_fails_the_task_alone(queue: TaskQueue, start: StartWorker) -> None:

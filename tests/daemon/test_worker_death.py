@@ -54,9 +54,7 @@ def test_a_killed_worker_loses_nothing_and_disturbs_nobody(start_daemon: StartDa
 def test_all_workers_killed_at_once(start_daemon: StartDaemon, queue: TaskQueue) -> None:
     daemon = start_daemon(pools=TWO_WORKERS)
     held = hold_slots(daemon, queue, 4)
-    victims = daemon.worker_pids()
-    for pid in victims:
-        os.kill(pid, signal.SIGKILL)
+    victims = daemon.kill_workers()
     tasks = [task_id for ids in held.values() for task_id in ids]
     wait_until(lambda: all(read(queue, task_id).fence > 1 for task_id in tasks), 1, "their tasks are put back")
     daemon.open_gate("gate")

@@ -23,10 +23,10 @@ def failing(function: Callable[..., Any], error: BaseException, times: int) -> C
     """The function, but its first calls fail."""
     calls = count()
 
-    def fail_first(*args: Any) -> Any:
+    def fail_first(*args: Any, **kwargs: Any) -> Any:
         if next(calls) < times:
             raise error
-        return function(*args)
+        return function(*args, **kwargs)
 
     return fail_first
 

@@ -34,7 +34,7 @@ class Monitor:
                 self.requests.append((int(match[1]), match[2].decode()))
 
     def close(self) -> None:
-        self._talk.shutdown(socket.SHUT_RDWR)
+        self._talk.shutdown(socket.SHUT_WR)  # the server ends it, so nothing is cut off
         self._thread.join()
         self._lines.close()
         self._talk.close()

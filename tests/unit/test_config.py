@@ -393,6 +393,10 @@ BAD_VALUES = [
         "worker: {heartbeat_seconds: 6}",
         "2: worker.heartbeat_seconds: expected lease_seconds to be at least 3 times heartbeat_seconds, found 15 and 6",
     ),
+    (
+        "worker: {wedged_seconds: 5}",
+        "2: worker.wedged_seconds: expected wedged_seconds to be at least 3 times heartbeat_seconds, found 5 and 3",
+    ),
     ("worker: {drain_seconds: .inf}", "2: worker.drain_seconds: expected a number >= 0 and <= 315360000, found inf"),
     ("worker: {drain_seconds: .nan}", "2: worker.drain_seconds: expected a number >= 0, found nan"),
     ("worker: {drain_seconds: -1}", "2: worker.drain_seconds: expected a number >= 0, found -1"),
@@ -605,7 +609,7 @@ def test_what_is_missing_is_told() -> None:
 
 
 def test_a_rule_between_settings_waits_until_each_is_right(write: Write) -> None:
-    path = write(URL + "worker: {lease_seconds: x, heartbeat_seconds: 300}\n")
+    path = write(URL + "worker: {lease_seconds: x, heartbeat_seconds: 100}\n")
     assert mistakes_of(path) == ['f.yaml:2: worker.lease_seconds: expected a number >= 4, found "x"']
 
 
@@ -688,7 +692,7 @@ def test_settings_that_are_not_yet_in_effect_are_named(write: Write) -> None:
         pools:
           - {name: a, queues: {x: 2}}
           - {name: b, queues: [y, {name: z, domain: y}], async_slots: 1, max_tasks: 1, max_rss_mb: 1}
-        worker: {wedged_seconds: 5, max_crashes: 5, drain_seconds: 3}
+        worker: {wedged_seconds: 9, max_crashes: 5, drain_seconds: 3}
         fairness: {group_separator: /}
         user_defaults: {max_queued: 1, rate: 1/s, max_share: 0.5, weight: 3}
         users: {al: {max_queued: 1, rate: 1/s, max_share: 0.5, weight: 3, max_running: 2}}

@@ -1,5 +1,6 @@
 import signal
 
+import orjson
 import pytest
 
 from fairqued.daemon import exits
@@ -29,6 +30,15 @@ def ended(code: int) -> int:
 )
 def test_in_words(status: int, words: str) -> None:
     assert exits.in_words(status) == words
+
+
+def test_a_worker_that_its_master_killed_was_not_out_of_memory() -> None:
+    why = "gave no sign of life for worker.wedged_seconds (600)"
+    assert exits.in_words(signal.SIGKILL, why) == f"{why}, and was killed"
+    assert exits.in_words(signal.SIGSEGV, why) == "was sent SIGSEGV", "that came first"
+    error = orjson.loads(exits.as_error(signal.SIGKILL, why))
+    assert error["message"] == f"the process that ran this task {why}, and was killed"
+    assert error["signal"] == "SIGKILL"
 
 
 def test_what_a_task_can_do_by_os_exit_is_no_end_of_the_workers_own() -> None:

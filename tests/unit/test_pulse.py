@@ -60,12 +60,13 @@ class Computing:
     """A process that uses as much CPU as the test says."""
 
     seconds = 0.0
+    state = "sleeping"
 
     def oneshot(self) -> AbstractContextManager[None]:
         return nullcontext()
 
     def status(self) -> str:
-        return "sleeping"
+        return self.state
 
     def cpu_times(self) -> os.times_result:
         return os.times_result((self.seconds, 0.0, 0.0, 0.0, 0.0))
@@ -82,6 +83,24 @@ def test_computing_is_a_sign_of_life() -> None:
         process.seconds += 0.01  # threads that wait for the interpreter
         assert watched.look(now) == ""
     assert watched.look(39) != ""
+
+
+def test_a_process_that_somebody_debugs_is_left_alone() -> None:
+    watched, process = pulse_of(os.getpid()), Computing()
+    watched._process = cast("psutil.Process", process)
+    process.state = psutil.STATUS_TRACING_STOP
+    assert set(looks(watched, 30)) == {""}
+    process.state = "sleeping"
+    assert [watched.look(now) for now in range(31, 40)] == [""] * 9
+    assert watched.look(40) != ""
+
+
+def test_what_was_before_the_boot_was_over_does_not_count(sleeper: subprocess.Popen[bytes]) -> None:
+    watched = pulse_of(sleeper.pid)
+    looks(watched, 8)
+    watched.begin(9)
+    assert [watched.look(now) for now in range(10, 19)] == [""] * 9
+    assert watched.look(19) != ""
 
 
 def test_a_process_stopped_for_a_lease_is_given_up(sleeper: subprocess.Popen[bytes]) -> None:

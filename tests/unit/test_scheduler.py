@@ -1,4 +1,6 @@
 import logging
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, cast
 
@@ -9,6 +11,7 @@ from fairqued.errors import NotAllowed, QueueUnavailable, ScriptError
 from fairqued.scheduler.scheduler import Death, Settings, TaskScheduler
 from fairqued.store import Ended, Store, Tick
 
+LATE = 10
 SETTINGS = Settings(
     lease_us=15_000_000, finished=(1, 1), failed=(1, 1), dedup_us=1, max_crashes=4, queues=("mail", "default")
 )
@@ -21,6 +24,7 @@ class FakeStore:
         self.errors: dict[str, Exception] = {}
         self.calls: list[str] = []
         self.living: list[str] = []
+        self.ticked_at = 0.0
         self.hidden: list[str] = []
         self.reclaims: list[dict[str, Any]] = []
 
@@ -30,7 +34,7 @@ class FakeStore:
             raise error
 
     def tick(self, _lease_us: int, _silence_us: int, living: list[str], queues: Sequence[str]) -> Tick:
-        self.living = living
+        self.living, self.ticked_at = living, time.monotonic()
         self._call("tick")
         return Tick(judged=True, put_back=0, dead=[], hidden=[queue for queue in queues if queue in self.hidden])
 
@@ -55,12 +59,14 @@ class FakeMaster:
         self.renewals: list[list[str]] = []
         self.hidden: list[str] = []
         self.done: list[str] = []
+        self.renewed_at = 0.0
 
     def living(self) -> list[str]:
         return ["w1", "w2"]
 
-    def renewed(self, worker_ids: Iterable[str]) -> None:
+    def renewed(self, worker_ids: Iterable[str], at: float) -> None:
         self.renewals.append(list(worker_ids))
+        self.renewed_at = at
 
     def hidden_work(self, queues: Sequence[str]) -> None:
         self.hidden += queues
@@ -102,9 +108,11 @@ def attempt(scheduler: TaskScheduler, name: str) -> None:
 def test_ticks_vouch_for_the_living_and_the_master_hears_of_it(
     scheduler: TaskScheduler, store: FakeStore, master: FakeMaster
 ) -> None:
+    before = time.monotonic()
     attempt(scheduler, "tick")
     assert store.living == ["w1", "w2"]
     assert master.renewals == [["w1", "w2"]]
+    assert before <= master.renewed_at <= store.ticked_at, "when it was asked for: the answer may be long on its way"
     store.errors["tick"] = QueueUnavailable("away")
     attempt(scheduler, "tick")
     assert master.renewals == [["w1", "w2"]], "nothing was renewed"
@@ -121,14 +129,14 @@ def test_hidden_queues_with_work_are_told(scheduler: TaskScheduler, store: FakeS
 def test_the_tasks_of_the_dead_are_put_back(scheduler: TaskScheduler, store: FakeStore, master: FakeMaster) -> None:
     scheduler.put_back(died("dead1"))
     scheduler.put_back(died("dead2"))
-    assert scheduler.finish_put_back(1) == []
+    assert scheduler.stop(LATE) == []
     assert master.done == store.calls == ["dead1", "dead2"]
 
 
 def test_how_a_worker_died_reaches_redis_whole(scheduler: TaskScheduler, store: FakeStore) -> None:
     will = Ended("t", 1, "fail", 1, b"{}")
     scheduler.put_back(Death(worker_id="dead", why="crash", error=b'{"signal":"SIGSEGV"}', wills=[will]))
-    scheduler.finish_put_back(1)
+    scheduler.stop(LATE)
     assert store.reclaims == [
         {"why": "crash", "max_crashes": 4, "error": b'{"signal":"SIGSEGV"}', "wills": [will]},
     ]
@@ -137,9 +145,25 @@ def test_how_a_worker_died_reaches_redis_whole(scheduler: TaskScheduler, store: 
 def test_without_redis_they_are_named(scheduler: TaskScheduler, store: FakeStore) -> None:
     store.errors["dead"] = QueueUnavailable("away")
     scheduler.put_back(died("dead"))
-    assert scheduler.finish_put_back(0.1) == ["dead"]
-    store.errors.clear()
-    assert scheduler.finish_put_back(1) == []
+    assert scheduler.stop(0.1) == ["dead"]
+
+
+def test_a_thread_that_is_held_up_does_not_hold_up_the_end(scheduler: TaskScheduler, store: FakeStore) -> None:
+    """As by a name server that does not answer."""
+    began, go_on = threading.Event(), threading.Event()
+
+    def hang() -> bool:
+        began.set()
+        return go_on.wait(LATE)
+
+    scheduler.run_errand("hang", lambda _: hang())
+    scheduler.start()
+    began.wait(LATE)
+    scheduler.put_back(died("dead"))
+    asked_at = time.monotonic()
+    assert scheduler.stop(0.1) == ["dead"]
+    assert time.monotonic() - asked_at < LATE / 2
+    go_on.set()
 
 
 def test_one_that_cannot_be_put_back_does_not_hold_up_the_others(
@@ -148,7 +172,7 @@ def test_one_that_cannot_be_put_back_does_not_hold_up_the_others(
     store.errors["cursed"] = ScriptError("a bug")
     scheduler.put_back(died("cursed"))
     scheduler.put_back(died("dead"))
-    assert scheduler.finish_put_back(1) == ["cursed"]
+    assert scheduler.stop(0.5) == ["cursed"]
     assert master.done == ["dead"]
 
 
@@ -161,12 +185,29 @@ def test_an_errand_is_run_once_redis_answers(scheduler: TaskScheduler, store: Fa
             raise failures.pop()
         ran.append(given)
 
-    scheduler.run_errand(errand)
-    assert [scheduler._run_errands() < 1, scheduler._run_errands() < 1] == [True, True]
+    scheduler.run_errand("configure", errand)
+    assert [scheduler._run_errands() <= 1, scheduler._run_errands() <= 1] == [True, True]
     assert ran == []
     assert scheduler._run_errands() == float("inf")
     assert scheduler._run_errands() == float("inf")
     assert ran == [store]
+
+
+def test_a_newer_errand_takes_the_place_of_one_that_fails_for_ever(scheduler: TaskScheduler) -> None:
+    ran: list[str] = []
+
+    def fail(_: Store) -> None:
+        ran.append("old")
+        raise ScriptError("a bug")
+
+    scheduler.run_errand("configure", fail)
+    scheduler.run_errand("restore", lambda _: ran.append("another"))
+    assert scheduler._run_errands() <= 1
+    assert ran == ["old", "another"]
+    scheduler.run_errand("configure", lambda _: ran.append("new"))
+    assert scheduler._run_errands() == float("inf")
+    assert ran == ["old", "another", "new"]
+    assert scheduler.sees_redis
 
 
 def test_other_settings_hold_from_the_next_call(scheduler: TaskScheduler, store: FakeStore) -> None:
@@ -212,6 +253,6 @@ def test_the_thread_works_until_it_is_told_to_stop(scheduler: TaskScheduler, sto
     assert not scheduler.is_alive()
     scheduler.start()
     assert scheduler.is_alive()
-    scheduler.stop()
+    assert scheduler.stop(LATE) == []
     assert not scheduler.is_alive()
     assert set(store.calls) <= {"tick", "promote", "trim"}

@@ -6,7 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from fairqued.daemon.signals import STOPPING, SignalQueue, interrupt_when_told_to_stop, interrupts_held_back
+from fairqued.daemon.signals import (
+    STOPPING,
+    SignalQueue,
+    interrupt_when_told_to_stop,
+    interrupts_held_back,
+    postpone_stops,
+)
 
 LATE = 10
 
@@ -25,8 +31,8 @@ def _handlers_as_before() -> Iterator[None]:
 def signals() -> Iterator[SignalQueue]:
     queue = SignalQueue([signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
     yield queue
-    queue._read.close()
-    queue._write.close()
+    os.close(queue._read)
+    os.close(queue._write)
 
 
 def test_signals_come_in_their_order(signals: SignalQueue) -> None:
@@ -34,6 +40,13 @@ def test_signals_come_in_their_order(signals: SignalQueue) -> None:
         os.kill(os.getpid(), number)
     assert signals.wait(LATE) == ([signal.SIGUSR2, signal.SIGHUP, signal.SIGUSR1], [])
     assert signals.wait(0) == ([], [])
+
+
+def test_a_storm_of_signals_drowns_none_that_follows(signals: SignalQueue) -> None:
+    for _ in range(2000):
+        os.kill(os.getpid(), signal.SIGHUP)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    assert signals.wait(LATE)[0][-1] is signal.SIGUSR1
 
 
 def test_a_signal_ends_the_wait(signals: SignalQueue) -> None:
@@ -81,6 +94,14 @@ def test_before_the_loop_a_stop_interrupts(number: signal.Signals) -> None:
     interrupt_when_told_to_stop()
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", STOPPING)
+def test_a_stop_that_comes_too_early_waits(number: signal.Signals) -> None:
+    postpone_stops()
+    os.kill(os.getpid(), number)
+    with pytest.raises(KeyboardInterrupt):
+        interrupt_when_told_to_stop()
 
 
 @pytest.mark.parametrize("number", STOPPING)

@@ -224,7 +224,8 @@ def test_only_functions_are_decorated(thing: Any, why: str) -> None:
     [
         ({"max_retry": 3}, "^max_retry: is not an option of a task; did you mean max_retries?"),
         ({"max_retries": "3"}, "^max_retries: expected a whole number"),
-        ({"timeout_seconds": 3}, "^timeout_seconds: is not supported by this release"),
+        ({"timeout_seconds": -3}, "^timeout_seconds: expected seconds"),
+        ({"unique_key": "a"}, "^unique_key: is not supported by this release"),
         ({"name": ""}, "^name: is empty"),
         ({"name": "a\n"}, "^name: .*control character"),
         ({"name": 7}, "^name: expected text, found int"),
@@ -463,6 +464,7 @@ def test_options_stand_in_the_spec_only_if_they_differ_from_the_defaults() -> No
         retry_backoff_max_seconds=60,
         store_result=False,
         result_ttl_seconds=5,
+        timeout_seconds=30,
         meta={"trace": "1"},
     )
     assert spec_of(made) == {
@@ -472,6 +474,7 @@ def test_options_stand_in_the_spec_only_if_they_differ_from_the_defaults() -> No
         "backoff_max": 60.0,
         "store_result": False,
         "result_ttl": 5.0,
+        "timeout": 30.0,
         "meta": {"trace": "1"},
     }
 

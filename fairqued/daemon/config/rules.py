@@ -29,6 +29,15 @@ def _lease_and_heartbeat(lease_seconds: float, heartbeat_seconds: float) -> str 
     )
 
 
+def _wedged_and_heartbeat(wedged_seconds: float, heartbeat_seconds: float) -> str | None:
+    if wedged_seconds >= 3 * heartbeat_seconds:
+        return None
+    return (
+        f"expected wedged_seconds to be at least 3 times heartbeat_seconds, "
+        f"found {wedged_seconds:g} and {heartbeat_seconds:g}"
+    )
+
+
 def _distinct_queues(queues: tuple[str | QueueSettings, ...] | dict[str, float]) -> str | None:
     names = PoolSettings(queues=queues).queue_names
     if not names:
@@ -56,7 +65,10 @@ def _dedup_outlives_retries(retention: RetentionSettings, redis: RedisSettings) 
 
 
 RULES: dict[type, tuple[Rule, ...]] = {
-    WorkerSettings: (Rule(("lease_seconds", "heartbeat_seconds"), _lease_and_heartbeat),),
+    WorkerSettings: (
+        Rule(("lease_seconds", "heartbeat_seconds"), _lease_and_heartbeat),
+        Rule(("wedged_seconds", "heartbeat_seconds"), _wedged_and_heartbeat),
+    ),
     PoolSettings: (Rule(("queues",), _distinct_queues),),
     Config: (Rule(("pools",), _one_domain_each), Rule(("retention", "redis"), _dedup_outlives_retries)),
 }
