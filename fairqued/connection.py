@@ -36,7 +36,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
 from fairqued.errors import ConfigError, FairquedError, NotAllowed, QueueUnavailable
-from fairqued.patience import CONNECTION_CLASSES, within
+from fairqued.patience import CONNECTION_CLASSES, patiently
 from fairqued.shield import whole
 from fairqued.validation import shown
 
@@ -197,8 +197,7 @@ class Connection:
         while True:
             began = time.monotonic()
             try:
-                with within(deadline - began):
-                    return attempt()
+                return patiently(deadline - began, attempt)
             except QueueUnavailable:
                 now = time.monotonic()
                 pause = backoff_seconds(failures, now - began)
@@ -217,8 +216,7 @@ class Connection:
     def _once(self, operation: Operation[T]) -> T:
         seconds = min(self.try_seconds, self.give_up_at - time.monotonic())
         try:
-            with within(max(seconds, _SHORTEST_TRY_SECONDS)):
-                return operation(self.client)
+            return patiently(max(seconds, _SHORTEST_TRY_SECONDS), lambda: operation(self.client))
         except (RedisError, OSError) as error:
             if isinstance(error, _UNREACHABLE):
                 self.drop_idle()

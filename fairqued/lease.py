@@ -43,6 +43,7 @@ Completion = Finished | Ended
 
 MAX_RESULT_BYTES = 262_144
 MAX_ERROR_BYTES = 16_384
+MAX_DELAY_SECONDS = 10 * 365 * 86_400.0
 DEFAULT_LEASE_SECONDS, DEFAULT_HEARTBEAT_SECONDS = 15.0, 3.0
 SHORTEST_LEASE_SECONDS, SHORTEST_HEARTBEAT_SECONDS, HEARTBEATS_A_LEASE = 4, 0.01, 3
 
@@ -105,7 +106,7 @@ class StartedTask:
 
     def retried(self, error: Mapping[str, Any], delay_seconds: float | None = None) -> Ended:
         """This attempt's end with another one after a delay, by default that of the task's backoff."""
-        delay = self.backoff_seconds() if delay_seconds is None else delay_seconds
+        delay = self.backoff_seconds() if delay_seconds is None else min(MAX_DELAY_SECONDS, max(0.0, delay_seconds))
         return Ended(self.task_id, self.record.fence, "retry", int(delay * 1e6), encode_error(error))
 
     def handed_back(self, error: Mapping[str, Any], delay_seconds: float) -> Ended:
@@ -165,6 +166,7 @@ class Lease:
         self._doubtful: dict[str, StartedTask] = {}
         """Tasks that may belong to others by now: nobody could renew the lease."""
         self._renewed_at = math.inf
+        self._is_gone = False
         self._received = 0
 
     def register(self, info: Mapping[str, Any], functions: Mapping[str, bytes] | None = None) -> None:
@@ -181,16 +183,16 @@ class Lease:
         """Deliver completions and take up to `most` tasks (none: 0), in one round trip and one try.
 
         After QueueUnavailable call it again with the same completions: it then repeats the same claim. Raises
-        WorkerGone when this worker was declared dead.
+        WorkerGone when this worker was declared dead; its tasks are marked as lost then.
         """
-        answer = self.store.exchange(
-            self.worker_id,
-            [each for each in completions if isinstance(each, Finished)],
-            [each for each in completions if isinstance(each, Ended)],
-            self._received + 1 if most else None,
-            most,
-            self.queues,
-        )
+        finished = [each for each in completions if isinstance(each, Finished)]
+        ended = [each for each in completions if isinstance(each, Ended)]
+        claim = self._received + 1 if most else None
+        try:
+            answer = self.store.exchange(self.worker_id, finished, ended, claim, most, self.queues)
+        except WorkerGone:
+            self._lose()
+            raise
         popped = answer.popped
         started, unreadable = _read_all(popped.tasks, self._signer) if popped else ([], [])
         with self._lock:
@@ -210,13 +212,17 @@ class Lease:
     def heartbeat(self) -> None:
         """Keep the lease, in one try, and mark the tasks that were cancelled or lost.
 
-        Raises WorkerGone when this worker was declared dead.
+        Raises WorkerGone when this worker was declared dead; its tasks are marked as lost then.
         """
         with self._lock:
             held = {task_id: task.record.fence for task_id, task in self._held.items()} | self._unreadable
             received = self._received
         began_at = time.monotonic()
-        orders = self.store.heartbeat(self.worker_id, self._lease_us, received, held)
+        try:
+            orders = self.store.heartbeat(self.worker_id, self._lease_us, received, held)
+        except WorkerGone:
+            self._lose()
+            raise
         self._renewed_at = began_at
         for order, task_id in orders:
             task = self._held.get(task_id)
@@ -234,7 +240,7 @@ class Lease:
         `vouched_at` is when somebody else last renewed it (monotonic seconds). Once it is renewed, tasks that
         are not known to be lost are held again. Belongs to the thread that heartbeats.
         """
-        is_over = time.monotonic() - max(self._renewed_at, vouched_at) > self._lease_us / 1e6
+        is_over = self._is_gone or time.monotonic() - max(self._renewed_at, vouched_at) > self._lease_us / 1e6
         if is_over:
             self._doubt()
         else:
@@ -243,16 +249,23 @@ class Lease:
 
     def _doubt(self) -> None:
         with self._lock:
-            held = list(self._held.items())
-        for task_id, task in held:
-            if not task.lease_lost.is_set():
-                self._doubtful[task_id] = task
-                task.lease_lost.set()
+            for task_id, task in self._held.items():
+                if not task.lease_lost.is_set():
+                    self._doubtful[task_id] = task
+                    task.lease_lost.set()
+
+    def _lose(self) -> None:
+        """This worker was declared dead: nobody can renew its lease any more."""
+        self._is_gone = True
+        self._doubt()
 
     def _trust(self) -> None:
-        for task in self._doubtful.values():
-            task.lease_lost.clear()
-        self._doubtful.clear()
+        with self._lock:
+            if self._is_gone:  # as an exchange was just told
+                return
+            for task in self._doubtful.values():
+                task.lease_lost.clear()
+            self._doubtful.clear()
 
     def give_up(self, why: str) -> None:
         """Leave: what is still held goes back to its queues."""

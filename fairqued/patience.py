@@ -10,9 +10,12 @@ import math
 import socket
 import threading
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import redis
+
+T = TypeVar("T")
 
 _SHORTEST_CONNECT_SECONDS = 0.01
 _SHORT_OF = 0.9
@@ -25,20 +28,18 @@ class _Patience(threading.local):
 _patience = _Patience()
 
 
-class within:  # noqa: N801 - used as a function, in each call to Redis: a generator would cost more
-    """In this block this thread waits at most so long for Redis, and no longer than an outer block allows."""
+def patiently(seconds: float, work: Callable[[], T]) -> T:
+    """Call `work`: meanwhile this thread waits at most so long for Redis, and no longer than an outer call allows.
 
-    __slots__ = ("_before", "_seconds")
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-
-    def __enter__(self) -> None:
-        self._before = before = _patience.until
-        _patience.until = min(before, time.monotonic() + self._seconds)
-
-    def __exit__(self, *_: object) -> None:
-        _patience.until = self._before
+    No context manager: the interruption of a task would land as its `__exit__` begins, and the thread never wait again.
+    """
+    before = _patience.until
+    until = min(before, time.monotonic() + seconds)
+    try:
+        _patience.until = until
+        return work()
+    finally:
+        _patience.until = before
 
 
 def _at_most(seconds: float | None) -> float | None:

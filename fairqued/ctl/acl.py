@@ -70,7 +70,7 @@ WORKER = Role(
     "worker",
     scripts=NAMES,
     in_scripts=" ".join(call.partition(" ")[0] for call in IN_SCRIPTS),
-    plain="GET MGET HGET BZPOPMIN INFO ACL|WHOAMI",
+    plain="GET MGET HGET SCARD BZPOPMIN INFO ACL|WHOAMI",
 )
 OPERATOR = Role(
     "operator",

@@ -11,6 +11,7 @@ import click
 
 from fairqued.connection import Connection
 from fairqued.ctl import exits, render
+from fairqued.ctl.control import NobodyListens
 from fairqued.ctl.options import Asked, output_options, target_options
 from fairqued.ctl.progress import Progress
 from fairqued.ctl.render import Column, Output, Table
@@ -27,11 +28,16 @@ from fairqued.store import Store
 
 _TIMEOUT_SECONDS, _DEEP_TIMEOUT_SECONDS = 5.0, 60.0
 _SHOWN_OF_A_CHECK = 20
+_ADVICE = {
+    True: "start it, or name the configuration that it runs with",
+    False: "see its log, and whether it is stopped or hangs; a new start loses nothing",
+}
+"""By whether nobody listens, or somebody does who says nothing."""
 _WORST_FIRST = (Severity.ERROR, Severity.WARNING, Severity.OK)
 _COLUMNS = (Column("SEVERITY", is_state=True), Column("CHECK"), Column("FOUND"), Column("WHAT TO DO"))
 
 
-@click.command()
+@click.command(short_help="Find what is wrong, and say what to do.")
 @target_options
 @output_options
 @click.option("--deep", is_flag=True, help="Read every key of the namespace too, and check that all of it is sound.")
@@ -64,6 +70,7 @@ def examine(target: Target, *, deep: bool) -> tuple[list[Finding], list[Fairqued
             daemon = target.ask_daemon("status")
         except FairquedError as trouble:
             troubles.append(trouble)
+            findings.append(error("control", str(trouble), _ADVICE[isinstance(trouble, NobodyListens)]))
     findings += _of_daemon(daemon) if daemon else []
     findings += _of_config(target.config, daemon) if target.config else []
     for question in (_of_server, _of_namespace, *((_of_every_key,) if deep else ())):
@@ -71,6 +78,7 @@ def examine(target: Target, *, deep: bool) -> tuple[list[Finding], list[Fairqued
             findings += question(target)
         except FairquedError as trouble:
             troubles.append(trouble)
+            findings.append(error("redis", str(trouble), "until it answers no task is accepted"))
             break
     return sorted(findings, key=lambda finding: _WORST_FIRST.index(finding.severity)), troubles
 

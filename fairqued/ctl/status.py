@@ -241,7 +241,7 @@ def _tables(document: dict[str, Any]) -> Iterator[Table]:
 def _head(document: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     daemon, redis = document["daemon"], document["redis"]
     if daemon is not None:
-        yield "daemon", *(_daemon_words(daemon) if daemon["running"] else ("not running", ""))
+        yield "daemon", *(_daemon_words(daemon) if daemon["running"] else ("does not answer", ""))
         yield from _rollout_words(daemon.get("rollout"))
     reachable = "reachable" if redis["reachable"] else "not reachable"
     yield "redis", reachable, f"{redis['url']}, namespace {redis['namespace']}"

@@ -27,7 +27,7 @@ _LAST_STEPS_SECONDS = 10.0
 """What a daemon may need beyond drain_seconds: to kill, to put back, to stop an embedded Redis."""
 
 
-@click.command()
+@click.command(short_help="Let the daemon read its configuration anew, workers too.")
 @target_options
 @output_options
 @click.option("--no-wait", is_flag=True, help="Return once the configuration is accepted, before workers are replaced.")
@@ -49,7 +49,7 @@ def reload(asked: Asked, no_wait: bool) -> None:  # noqa: FBT001 - click's form
     _tell(output, {"round": replaced.round, "replaced": replaced.workers}, f"{replaced.workers} workers replaced")
 
 
-@click.command()
+@click.command(short_help="Set how many processes a pool of the daemon has.")
 @target_options
 @output_options
 @click.argument("pool")

@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import setproctitle
@@ -31,6 +32,8 @@ logger = logging.getLogger("fairqued.worker")
 
 READY = b"ready"
 _MOST_TOLD_BYTES = 4096
+_OF_WORKERS = frozenset({signal.SIGTERM, signal.SIGUSR2})
+"""The signals that have a handler in a worker."""
 _NO_PLACE = (str(Path(importlib.__file__).parent), str(Path(__file__).parents[1]), "<frozen ")
 """Code that only carries out an import: its lines say nothing about what is wrong."""
 
@@ -151,7 +154,19 @@ def _arm(stop: signal._HANDLER) -> None:
     for number in (signal.SIGINT, signal.SIGQUIT, *signals.OPERATING):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGUSR2, _dump)
+    os.register_at_fork(
+        before=partial(signal.pthread_sigmask, signal.SIG_BLOCK, _OF_WORKERS),
+        after_in_parent=partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, _OF_WORKERS),
+        after_in_child=_be_no_worker,
+    )
     signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.ALL)
+
+
+def _be_no_worker() -> None:
+    """In a process that a task forked: whoever made it may end it, from the first moment on."""
+    for number in _OF_WORKERS:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _OF_WORKERS)
 
 
 def _dump(_number: int, _frame: object) -> None:

@@ -42,7 +42,7 @@ def cli(context: click.Context, files: tuple[Path, ...], *, check: bool) -> None
     _run(config, load_again)
 
 
-@cli.command()
+@cli.command(short_help="Run the tasks of MODULE for development.")
 @click.argument("module")
 @click.option("--state-dir", type=click.Path(path_type=Path), help="Where its data is kept [default: .fairqued].")
 @click.option("--threads", type=click.IntRange(1), default=4, show_default=True, help="Tasks that run at once.")

@@ -35,10 +35,12 @@ def trouble(crew: Crew) -> str:
 
 
 def _at_post(post: Post) -> list[dict[str, Any]]:
-    children = [child for child in (post.child, post.heir) if child is not None]
-    if children:
-        return [_of_child(child) for child in children]
-    return [{**_of_pool(post), "phase": "waiting", "trouble": post.trouble}]
+    if post.child is None and post.heir is None:
+        return [{**_of_pool(post), "phase": "waiting", "trouble": post.trouble}]
+    rows = [_of_child(child) for child in (post.child, post.heir) if child is not None]
+    if post.child is not None and post.child.phase is not Phase.READY:
+        rows[0]["trouble"] = post.trouble  # that of the last attempt, while this one may fail like it
+    return rows
 
 
 def _of_child(child: Child) -> dict[str, Any]:

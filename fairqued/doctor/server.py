@@ -183,7 +183,7 @@ def user_has_its_rights(facts: Facts) -> Iterator[Finding]:
     if facts.refused_commands:
         yield error(
             "rights", f"{_who(facts)} may not send {', '.join(facts.refused_commands)} to keys of this namespace",
-            "`fairquectl print acl` prints the rules that a daemon needs",
+            "`fairquectl print acl` prints the rules that a daemon needs; who only looks needs less",
         )  # fmt: skip
     else:
         yield ok("rights", f"{_who(facts)} may send every command that fairqued needs")

@@ -46,7 +46,7 @@ class Heartbeat(threading.Thread):
         """The thread."""
         while self._beat():
             self._judge()
-            self._on_beat()
+            self._pass_on()
             if self._stopped.wait(self._pause_seconds):
                 return
 
@@ -74,6 +74,15 @@ class Heartbeat(threading.Thread):
             self._troubles.end("heartbeat")
             self._pause_seconds = self._settings.heartbeat_seconds
         return True
+
+    def _pass_on(self) -> None:
+        """Trouble with the tasks is no reason to let the lease end."""
+        try:
+            self._on_beat()
+        except Exception as error:  # noqa: BLE001 - it is told
+            self._troubles.begin("interrupting tasks", error)
+        else:
+            self._troubles.end("interrupting tasks")
 
     def _judge(self) -> None:
         vitals = self._settings.vitals

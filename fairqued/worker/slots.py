@@ -21,6 +21,7 @@ class Slots:
         """`waker` is nudged when a task has ended, `on_death` called by a slot that breaks."""
         self._number, self._executor, self._watch, self._waker = number, executor, watch, waker
         self._on_death = on_death
+        self._threads = ThreadPoolExecutor(self._number, thread_name_prefix="slot")
         self._inbox: SimpleQueue[StartedTask | None] = SimpleQueue()
         self._outbox: SimpleQueue[tuple[str, Completion | None]] = SimpleQueue()
         self.running: dict[str, StartedTask] = {}
@@ -28,7 +29,6 @@ class Slots:
 
     def open(self) -> None:
         """Start the threads."""
-        self._threads = ThreadPoolExecutor(self._number, thread_name_prefix="slot")
         for _ in range(self._number):
             self._threads.submit(self._serve)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import sys
 import threading
 import time
@@ -23,7 +24,7 @@ from fairqued.worker.vitals import Vitals, Will, Wish
 logger = logging.getLogger("fairqued.worker")
 
 _TRY_AGAIN_SECONDS, _LONGEST_SLEEP_SECONDS = 0.01, 3600.0
-_MOST_STACK_STORED = 2000
+_MOST_STACK_BYTES = 2000
 
 
 class WorkerStopping(TaskInterrupted):
@@ -47,7 +48,7 @@ class Slot(Interruptible):
 
     def __init__(self, place: int, watch: Watch) -> None:
         super().__init__()
-        self.place, self._watch = place, watch
+        self.place, self._watch, self._process = place, watch, os.getpid()
         self.task: StartedTask | None = None
         self.deadline: Deadline | None = None
 
@@ -66,6 +67,9 @@ class Slot(Interruptible):
 
     def end(self) -> None:
         """It runs no more."""
+        if os.getpid() != self._process:
+            logger.error("a fork that task %s made came back from it, and ends here", self.task and self.task.task_id)
+            os._exit(1)  # it is no worker, and the memory shared with the master is not its own
         self.task = None
         if self.deadline is not None:
             self._watch.forget(self)
@@ -165,8 +169,9 @@ class Watch:
         slot.deadline = deadline
         self._leave_will(slot, deadline.will)
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="watch", daemon=True)
+            thread.start()  # raises where threads have run out: the next deadline tries again
+            self._thread = thread
         elif deadline.soft_at < self._wakes_at:
             self._changed.notify()
 
@@ -213,7 +218,7 @@ class Watch:
         )  # fmt: skip
         deadline.is_wedged = True
         if self._vitals:
-            error = orjson.dumps({**told, "traceback": stack[-_MOST_STACK_STORED:]})
+            error = orjson.dumps({**told, "traceback": _end_of(stack)})
             self._vitals.leave_will(slot.place, Will(ended._replace(error=error), hard_at))
             self._vitals.wish_for_replacement(Wish.WEDGED)
         self._on_wedged()
@@ -229,6 +234,11 @@ def _error(kind: str, seconds: float, grace_seconds: float) -> bytes:
 
 
 def _stack_of(ident: int) -> str:
-    """Where a thread is just now."""
+    """Where a thread is just now, as text that can be stored: names of files may be none."""
     frame = sys._current_frames().get(ident)  # noqa: SLF001 - there is no other way
-    return "".join(traceback.format_stack(frame)) if frame else ""
+    stack = "".join(traceback.format_stack(frame)) if frame else ""
+    return stack.encode(errors="backslashreplace").decode()
+
+
+def _end_of(stack: str) -> str:
+    return stack.encode()[-_MOST_STACK_BYTES:].decode(errors="ignore")

@@ -83,6 +83,7 @@ class Worker:
         self._failed_tries = self._deaf_times = 0
         self._gone: WorkerGone | None = None
         self._stop_by: float | None = None
+        self._is_over = False
         self._last_words_until = 0.0
 
     def register(self) -> None:
@@ -111,8 +112,8 @@ class Worker:
         if not self._is_registered:
             self.register()
         self._heartbeat.start()
-        self._slots.open()
         try:
+            self._slots.open()
             while not self._is_done():
                 self._turn()
             self._tell_what_is_left()
@@ -122,6 +123,7 @@ class Worker:
             self._slots.close()
             self._bell.reset()
             self._waker.close()
+            self._is_over = True
             if self._settings.worker_id is None:
                 self._connection.give_up_at = float("inf")
         if self._gone:
@@ -132,6 +134,8 @@ class Worker:
 
     def stop(self, within_seconds: float) -> None:
         """Take no more tasks, and let those that run end within this time. Safe in a signal handler."""
+        if self._is_over:
+            return
         by = time.monotonic() + within_seconds
         self._stop_by = self._connection.give_up_at = by if self._stop_by is None else min(by, self._stop_by)
         self._waker.ring()
@@ -303,8 +307,8 @@ class Worker:
     # Other threads
 
     def _after_beat(self) -> None:
-        self._watch.interrupt_cancelled()
         self._waker.ring()  # the lease may be lost, or there again
+        self._watch.interrupt_cancelled()
 
     @staticmethod
     def _slot_died(error: BaseException) -> None:

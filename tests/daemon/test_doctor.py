@@ -101,7 +101,7 @@ def test_who_is_away_is_told_after_all_else(make_daemon: StartDaemon, start_serv
     answer = ctl("doctor", "--json", "-c", daemon.config)
     assert (answer.code, answer.err.count("\n")) == (5, 2)
     assert {found["code"] for found in json.loads(answer.out)["findings"]} == {
-        "state-dir", "disk-kind", "disk-space", "open-files",
+        "control", "redis", "state-dir", "disk-kind", "disk-space", "open-files",
     }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ import pytest
 from fairqued import TaskQueue
 from tests.daemon.conftest import StartDaemon
 from tests.support.daemon import CHECKOUT, LATE, Daemon, group_of, title
-from tests.support.process_tasks import add, descriptors
+from tests.support.process_tasks import add, descriptors, end_a_process_of_its_own
 from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.process
@@ -89,3 +89,11 @@ def test_titles_and_process_group(start_daemon: StartDaemon) -> None:
         "fairqued: worker gpu/1",
     ]
     assert {group_of(pid) for pid in daemon.worker_pids()} == {daemon.pid}
+
+
+def test_a_task_can_end_the_processes_that_it_forks(start_daemon: StartDaemon, queue: TaskQueue) -> None:
+    """They inherit the handlers of the worker, which is no business of theirs."""
+    daemon = start_daemon()
+    assert queue.enqueue(end_a_process_of_its_own.task()).result(LATE) == -signal.SIGTERM
+    daemon.terminate()
+    daemon.assert_clean_exit(10 + 5)

@@ -1,6 +1,7 @@
 """A `Worker` in one's own process, without a daemon."""
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from fairqued.errors import WorkerGone
 from fairqued.lease import Lease
 from fairqued.worker import TaskHandler, Worker, WorkerSettings
 from fairqued.worker.bell import Bell
+from fairqued.worker.watch import Watch
 from tests.support.daemon import LATE
 from tests.support.servers import RedisServer
 from tests.support.wait import wait_until
@@ -72,7 +74,8 @@ def test_it_runs_tasks_and_leaves_nothing_behind(queue: TaskQueue, start: StartW
     worker.stop(LATE)
     run.result(LATE)
     assert queue.stats().workers == []
-    worker.stop(LATE)  # once more does no harm
+    worker.stop(0)  # once more does no harm, neither to it nor to the queue
+    assert queue._store.connection.give_up_at == math.inf
 
 
 def test_what_does_not_end_in_time_is_left_to_the_end_of_the_lease(
@@ -99,6 +102,23 @@ def test_one_that_was_declared_dead_stops(queue: TaskQueue, start: StartWorker) 
     queue._store.reclaim(worker.worker_id, "lost")
     with pytest.raises(WorkerGone):
         run.result(LATE)
+
+
+def test_its_lease_is_kept_though_a_look_at_what_was_cancelled_fails(
+    queue: TaskQueue, start: StartWorker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    looks: list[Watch] = []
+
+    def fail(watch: Watch) -> None:
+        looks.append(watch)
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(Watch, "interrupt_cancelled", fail)
+    worker, run = start(queue, heartbeat_seconds=0.02)
+    wait_until(lambda: len(looks) > 2, LATE, "it looks again")
+    worker.stop(LATE)
+    assert run.result(LATE) == 0
+    assert caplog.text.count("interrupting tasks failed") == 1
 
 
 def test_it_fetches_nothing_while_its_lease_is_lost(

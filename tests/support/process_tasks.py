@@ -6,9 +6,12 @@ import asyncio
 import ctypes
 import json
 import logging
+import multiprocessing
 import os
+import resource
 import signal
 import sys
+import threading
 import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -251,3 +254,75 @@ def descriptors() -> dict[str, str]:
 def pass_on(a: int, b: int) -> str:
     """Enqueue another task, for the user of this one: the id of that task."""
     return add.enqueue(a, b).task_id
+
+
+@task
+def process_id() -> int:
+    return os.getpid()
+
+
+_taken: list[bytes] = []
+
+
+@task
+def take_memory(megabytes: int) -> None:
+    """Let this process take so much more memory, for good."""
+    _taken.append(os.urandom(1_000_000) * megabytes)
+
+
+@task
+def spin_in_c(seconds: float) -> None:
+    """Use the CPU in one call that lets no other thread of the process run."""
+    began = time.monotonic()
+    sum(range(2_000_000))
+    sum(range(int(2_000_000 * seconds / (time.monotonic() - began))))
+
+
+@task
+def leave_threads(number: int) -> int:
+    """Start threads that never end, of which half keep their process alive: how many threads there are."""
+    for index in range(number):
+        threading.Thread(target=_sleep_for_ever, daemon=index % 2 == 0).start()
+    return threading.active_count()
+
+
+def _sleep_for_ever() -> None:
+    while True:
+        time.sleep(LATE)
+
+
+@task
+def poison(how: str) -> None:
+    """End the process, each time."""
+    _begin()
+    match how:
+        case "segfault":
+            ctypes.string_at(0)
+        case "exit":
+            os._exit(3)
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(LATE)
+
+
+@task
+def take_more_memory_than_allowed(megabytes: int) -> int:
+    """Ask for much more than a limit that is set for so long."""
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    with Path("/proc/self/statm").open() as file:
+        pages = int(file.read().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 50_000_000, limits[1]))
+    try:
+        return len(bytes(megabytes * 1_000_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+@task
+def end_a_process_of_its_own() -> int | None:
+    """Fork by multiprocessing, terminate that process, and return how it ended."""
+    process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(LATE,))
+    process.start()
+    process.terminate()
+    process.join(LATE / 2)
+    return process.exitcode

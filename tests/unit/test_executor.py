@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -171,6 +172,19 @@ def test_a_task_can_ask_for_another_attempt() -> None:
     end = end_of(ask)
     assert isinstance(end, Ended)
     assert (end.what, end.number) == ("fail", reason_number(Reason.ERROR))
+
+
+TEN_YEARS = 10 * 365 * 86_400_000_000
+
+
+@pytest.mark.parametrize(("seconds", "number"), [(1e300, TEN_YEARS), (math.inf, TEN_YEARS), (-1e300, 0), (math.nan, 0)])
+def test_a_delay_that_no_record_could_hold_is_bounded(seconds: float, number: int) -> None:
+    def ask() -> None:
+        raise RetryTask(delay_seconds=seconds)
+
+    end = end_of(ask, max_retries=1)
+    assert isinstance(end, Ended)
+    assert (end.what, end.number) == ("retry", number)
 
 
 def test_without_a_delay_it_waits_as_after_a_failure() -> None:

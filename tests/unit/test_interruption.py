@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import random
 import threading
 import time
 import traceback
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from functools import partial
@@ -15,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from fairqued import shield
+from fairqued import patience, shield
 from fairqued.connection import Connection
 from fairqued.errors import Interruption, TaskInterrupted, TaskTimeout
 from fairqued.worker import interruption
@@ -449,3 +451,20 @@ def test_a_call_to_redis_is_whole(redis_url: str) -> None:
 def test_elsewhere_a_shield_is_a_plain_call() -> None:
     assert shield.whole(lambda: 7) == 7
     assert in_slot(lambda _: shield.whole(lambda: 8)) == 8
+
+
+def test_patience_ends_with_its_call_though_an_interruption_lands_between() -> None:
+    connection = Connection("redis://localhost:1", timeout_seconds=LATE)
+
+    def lands_right_behind(slot: Interruptible) -> None:
+        """C code sends it from within, so it lands when the next function begins."""
+        sent: defaultdict[None, int] = defaultdict(partial(interruption._send, slot.ident, TaskTimeout))
+        connection.persist(lambda: sent[None])
+
+    def left(slot: Interruptible) -> float:
+        with suppress(TaskTimeout):
+            lands_right_behind(slot)
+            list(map(str, range(2)))
+        return patience._patience.until
+
+    assert in_slot(left) == math.inf

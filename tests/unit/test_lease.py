@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from fairqued import InvalidTask, QueueUnavailable, Reason, StartedTask, Task, TaskHandle, TaskQueue, TaskState
+from fairqued.errors import WorkerGone
 from fairqued.lease import Completion, Exchange, Lease
 from fairqued.record import FENCE_FIELD, HEADER
 from tests.support.servers import RedisServer
@@ -189,3 +190,20 @@ def test_a_lease_in_ones_own_process_marks_tasks_too(
         wait_until(lambda: not started.lease_lost.is_set(), 10, "it is held again")
         lease.finish_task(started)
     queue.close()
+
+
+@pytest.mark.parametrize("notice", [lambda lease: lease.heartbeat(), lambda lease: lease.exchange([], 1)])
+def test_the_tasks_of_a_worker_that_was_declared_dead_are_lost_for_good(
+    queue: TaskQueue, notice: Callable[[Lease], object]
+) -> None:
+    queue.enqueue(payload(1))
+    lease = Lease(queue._store, ["default"], worker_id="w", lease_seconds=60)
+    lease.register({})
+    (task,) = lease.exchange([], 1).started
+    lease._renewed_at -= 61
+    assert lease.judge()
+    assert lease.store.reclaim("w", "lost") == (1, 0)
+    with pytest.raises(WorkerGone):
+        notice(lease)
+    assert lease.judge(vouched_at=time.monotonic())
+    assert task.lease_lost.is_set()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import orjson
 import pytest
@@ -172,6 +175,42 @@ def test_tasks_without_a_deadline_need_no_thread(vitals: Vitals) -> None:
     assert watchers() == []
 
 
+def test_a_watch_that_could_not_start_its_thread_tries_again(vitals: Vitals, monkeypatch: pytest.MonkeyPatch) -> None:
+    handler = Deaf()
+    with Workshop(handler, grace_seconds=SOON, vitals=vitals) as shop:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", Mock(side_effect=RuntimeError("can't start new thread")))
+            end = shop.run(started("a", timeout=SOON))
+        assert isinstance(end, Ended)
+        assert error_of(Will(end, 0))["message"] == "can't start new thread"
+        future = shop.submit(started("b", timeout=SOON))
+        assert shop.wedged.wait(LATE)
+        handler.gate.release()
+        future.result(LATE)
+
+
+def test_a_fork_that_comes_back_from_a_task_ends_and_leaves_the_will_alone(vitals: Vitals) -> None:
+    codes: list[int] = []
+
+    def has_ended(child: int) -> bool:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        codes.append(os.waitstatus_to_exitcode(status))
+        return pid == child
+
+    def fork() -> None:
+        if child := os.fork():
+            try:
+                wait_until(lambda: has_ended(child), 10, "it ends")
+                assert len(vitals.wills()) == 1
+            except AssertionError:
+                os.kill(child, signal.SIGKILL)
+                raise
+
+    with Workshop(Call(fork), vitals=vitals) as shop:
+        assert isinstance(shop.run(started("a", timeout=100)), Finished)
+    assert codes[-1] == 1
+
+
 def test_a_nearer_deadline_is_not_kept_waiting_by_a_farther_one() -> None:
     """The thread sleeps until the first deadline it knew of."""
     with Workshop(Call(lambda: wait_until(lambda: False, LATE, "its end"))) as shop:
@@ -182,3 +221,21 @@ def test_a_nearer_deadline_is_not_kept_waiting_by_a_farther_one() -> None:
         near = shop.run(started(timeout=SOON))
     assert isinstance(near, Ended)
     assert near.number == reason_number(Reason.TIMEOUT)
+
+
+@pytest.mark.parametrize("folder", ["\udcff", "\u7530" * 1500], ids=["not UTF-8", "long"])
+def test_a_place_whose_name_is_no_text_or_long_does_not_end_the_watch(vitals: Vitals, folder: str) -> None:
+    handler = Deaf()
+    names: dict[str, Any] = {"wait": handler.handle}
+    exec(compile("def work(): wait(task)", f"/{folder}/tasks.py", "exec"), names)
+    names["task"] = started("a")
+    with Workshop(Call(names["work"]), grace_seconds=SOON, vitals=vitals) as shop:
+        future = shop.submit(started("a", timeout=SOON))
+        assert shop.wedged.wait(LATE)
+        (will,) = vitals.wills()
+        assert error_of(will)["message"].startswith("it ran for longer")
+        assert "self.gate.acquire()" in error_of(will)["traceback"]
+        assert vitals.wish is Wish.WEDGED
+        handler.gate.release()
+        future.result(LATE)
+        assert isinstance(shop.run(started("b", timeout=SOON)), Ended | Finished)
