@@ -206,6 +206,11 @@ class Store:
         put_back, left = self._run("reclaim", worker, why, most, max_crashes, error, *wishes)
         return put_back, left
 
+    def held_by(self, worker: str, most: int) -> list[str]:
+        """Tasks that a worker holds, alive or dead."""
+        ids = self.connection.call(lambda client: client.zrange(self.keys.of("claims", worker), 0, most - 1))
+        return _texts(ids)
+
     def tick(
         self, lease_us: int, silence_us: int, living: Sequence[str], queues: Sequence[str] = (), most: int = CHUNK
     ) -> Tick:

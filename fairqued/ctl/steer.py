@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -75,6 +76,8 @@ def drain(asked: Asked, yes: bool) -> None:  # noqa: FBT001 - click's form
     output = asked.output_among(Output.TABLE, Output.JSON)
     target = asked.target()
     daemon = target.ask_daemon("status")
+    if not yes and not sys.stdin.isatty():
+        raise click.UsageError("without a terminal to ask on, give --yes")
     if not yes:
         click.confirm(f"Stop the daemon with pid {daemon['pid']} ({daemon['state_dir']})?", abort=True, err=True)
     began = time.monotonic()

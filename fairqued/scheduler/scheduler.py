@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from fairqued.crash_points import crash_point
+from fairqued.scheduler import suspects
 from fairqued.store import CHUNK, Ended, Store
 from fairqued.troubles import Troubles
 
@@ -23,6 +24,7 @@ logger = logging.getLogger("fairqued.scheduler")
 
 _TICK_SECONDS = 1.0
 _PROMOTE_SECONDS = 0.5
+_ACCUSING = ("death", "crash")
 _RETRY_SECONDS = 0.2
 _ERRAND_AGAIN_SECONDS = 1.0
 _DEDUP_OWN_US = 60_000_000
@@ -216,6 +218,7 @@ class TaskScheduler:
 
     def _put_back_one(self) -> bool:
         dead = self._dead[0]
+        accused = self._store.held_by(dead.worker_id, suspects.MOST_TOLD) if dead.why in _ACCUSING else []
         put_back, left = self._store.reclaim(
             dead.worker_id, dead.why, max_crashes=self._settings.max_crashes, error=dead.error, wills=dead.wills
         )
@@ -225,7 +228,8 @@ class TaskScheduler:
         if not left:
             self._dead.popleft()
             self._master.put_back(dead.worker_id)
-            self._tick_soon()  # it tells of suspects
+            self._tick_soon()  # it tells of hidden queues with work
+        suspects.tell(self._store, accused)
         return bool(left)
 
     def _tick_soon(self) -> None:

@@ -3,6 +3,8 @@
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +108,15 @@ def test_dev_runs_the_tasks_of_a_module(short_path: Path) -> None:
     assert daemon.returncode == 0
 
 
+@contextmanager
+def ended_at_last(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Leave nothing behind when a test fails."""
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGQUIT)
+
+
 def test_dev_with_reload_takes_changed_code_and_outlives_mistakes(short_path: Path) -> None:
     source = short_path / "mine.py"
     source.write_text("from fairqued import task\n\n@task\ndef answer():\n    return 1\n")
@@ -113,6 +124,7 @@ def test_dev_with_reload_takes_changed_code_and_outlives_mistakes(short_path: Pa
     with (
         log.open("wb") as stderr,
         subprocess.Popen([*PROGRAM, "dev", "mine", "--reload"], cwd=short_path, stderr=stderr) as daemon,
+        ended_at_last(daemon),
     ):
         wait_until(lambda: "is ready" in log.read_text(), LATE, "it is up")
         queue = TaskQueue(f"fairqued://{short_path}/.fairqued", user_id="alice", timeout_seconds=LATE)
@@ -125,4 +137,4 @@ def test_dev_with_reload_takes_changed_code_and_outlives_mistakes(short_path: Pa
         assert queue.enqueue(Task[Any](func="mine:answer")).result(LATE) == 42
         queue.close()
         daemon.send_signal(signal.SIGINT)
-    assert daemon.returncode == 0
+        assert daemon.wait(LATE) == 0

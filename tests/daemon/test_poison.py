@@ -64,6 +64,9 @@ def test_poison_among_others(start_daemon: StartDaemon, queue: TaskQueue) -> Non
         record = read(queue, neighbour)
         assert (record.state, record.suspicion, record.crashes, record.losses) == (TaskState.FINISHED, 0, 0, 0)
         assert record.failures == 0
+        assert daemon.messages(f"task {neighbour.task_id} of alice was in {SUSPICIOUS_DEATHS} processes when they died")
+    for handle in poisoned.values():
+        daemon.wait_for_message(f"task {handle.task_id} of alice is FAILED as poisoned after {MAX_CRASHES} crashes")
     wait_until(lambda: len(daemon.worker_pids()) == 1, LATE, "the worker of the hidden queue ends with it")
     assert all("!" not in title(pid) for pid in daemon.worker_pids())
     assert queue.enqueue(add.task(1, 2)).result(LATE) == 3

@@ -16,7 +16,7 @@ from tests.support.hammer_verdict import Verdict
 from tests.support.proxy import FaultyProxy
 from tests.support.servers import RedisServer
 
-SECONDS = float(os.environ.get("HAMMER_SECONDS", "30"))
+SECONDS = float(os.environ.get("HAMMER_SECONDS", "20"))
 SHOWN_AT_MOST = 30
 
 STAY = {"meta", "counters", "limits", "bell", "dead", "tombstones", "tombstones_due", "spent"}

@@ -218,6 +218,18 @@ class Daemon:
         self.process.kill()
         self.process.wait()
 
+    def kill_all(self) -> None:
+        """Kill master and workers at once, and return when all of them are gone."""
+        os.killpg(self.pid, signal.SIGKILL)
+        self.end()
+
+    def kill_workers(self) -> list[int]:
+        """Kill every worker at once; their processes."""
+        pids = self.worker_pids()
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        return pids
+
     def freeze(self) -> None:
         """Stop the master and its workers from running."""
         for pid in [self.pid, *self.worker_pids()]:

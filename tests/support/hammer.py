@@ -8,7 +8,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -18,12 +18,14 @@ import orjson
 
 from fairqued.connection import Connection
 from fairqued.errors import QueueUnavailable
+from fairqued.keys import hidden_queue
 from fairqued.queue import TaskQueue
 from fairqued.store import Store
 from tests.support.audit import audited_scripts
+from tests.support.fate import Fate
 from tests.support.hammer_nursery import Nursery
 from tests.support.hammer_producer import LIMITS, QUEUES, Enqueued, Producer
-from tests.support.hammer_worker import WorkerConfig
+from tests.support.hammer_worker import EXIT_GONE, WorkerConfig
 from tests.support.proxy import Counts, Faults, FaultyProxy
 from tests.support.wait import wait_until
 
@@ -34,7 +36,11 @@ TRY_SECONDS = 0.4
 KILL_EACH_SECONDS, FREEZE_EACH_SECONDS, STOP_EACH_SECONDS = 0.25, 1.5, 1.0
 CUT_EACH_SECONDS, FLUSH_EACH_SECONDS = 3.0, 2.0
 DRAIN_SECONDS, END_SECONDS = 60, 20
+MOST_WAITING = 400
 SHOWN_AT_MOST = 20
+
+KILLED = -9
+_ENDED_BY: dict[int | None, str] = {KILLED: "killed", EXIT_GONE: "had to exit", 0: "stopped"}
 
 CALM = Faults(drop_probability=0.02, copy_probability=0.05)
 STORM = Faults(drop_probability=0.3, copy_probability=0.3)
@@ -43,28 +49,43 @@ OUTAGE = Faults(black_hole=True)
 WEATHER = {CALM: 60, STORM: 25, LATE: 8, OUTAGE: 7}
 
 
-@dataclass
-class Fate:
-    """What happened to one worker process. Times are this host's, in seconds since the epoch, as the server's."""
+@dataclass(kw_only=True)
+class Forked(Fate):
+    """A worker that was forked, and perhaps killed or frozen."""
 
-    worker_id: str
     pid: int
-    log: Path
+    is_hidden: bool = False
+    """Whether it serves the hidden queues, in a single slot."""
     frozen: list[tuple[float, float]] = field(default_factory=list)
     """From when until when it was frozen; the last one may have been planned for longer than the process lived."""
     is_frozen: bool = False
-    ended_at: float | None = None
     exit_code: int | None = None
-    reclaimed_at: float | None = None
+
+    def cause(self, at: float, script: str) -> str | None:
+        """A death, or a lease that could not be renewed: the network alone may be the reason."""
+        if not self.was_alive(at):
+            return "host died" if script == "tick" else _ENDED_BY.get(self.exit_code)
+        was_frozen = any(start < at < end + LEASE_SECONDS for start, end in self.frozen)
+        return "frozen" if was_frozen else "cut off"
+
+    @property
+    def ended_well(self) -> bool:
+        return self.exit_code == 0
+
+    @property
+    def trouble(self) -> str:
+        return "" if self.exit_code in _ENDED_BY else f"ended with {self.exit_code}"
 
 
 @dataclass
 class Outcome:
     """All that is known at the end of a run."""
 
-    tasks: dict[str, Enqueued]
-    fates: dict[str, Fate]
+    tasks: Mapping[str, Enqueued]
+    fates: Mapping[str, Fate]
     counts: Counts
+    events: Mapping[str, int]
+    """How often what was done to the workers."""
 
 
 def judge_leases(store: Store, living: Sequence[str] = ()) -> None:
@@ -94,25 +115,32 @@ class Fleet:
     """The workers and their master: forks, kills, freezes, reaps and reclaims them."""
 
     def __init__(self, store: Store, proxy_url: str, nursery: Nursery, logs: Path, chance: random.Random) -> None:
-        self.fates: dict[str, Fate] = {}
+        self.fates: dict[str, Forked] = {}
         self._store, self._proxy_url, self._nursery, self._logs, self._random = store, proxy_url, nursery, logs, chance
         self._to_reclaim: list[str] = []
 
     @property
-    def living(self) -> list[Fate]:
+    def living(self) -> list[Forked]:
         """The workers whose process was not seen to end, frozen or not."""
         return [fate for fate in self.fates.values() if fate.exit_code is None]
 
     def fill(self) -> None:
-        """Fork what is missing."""
-        for _ in range(WORKERS - len(self.living)):
-            worker_id = f"w.1.{len(self.fates) + 1}"
-            log = self._logs / worker_id
-            config = WorkerConfig(
-                self._proxy_url, NAMESPACE, list(QUEUES), worker_id, str(log),
-                SLOTS, LEASE_SECONDS, HEARTBEAT_SECONDS, TRY_SECONDS,
-            )  # fmt: skip
-            self.fates[worker_id] = Fate(worker_id, self._nursery.fork(config), log)
+        """Fork what is missing: some workers, and one for the hidden queues."""
+        living = self.living
+        for _ in range(WORKERS - sum(not fate.is_hidden for fate in living)):
+            self._fork(QUEUES, SLOTS)
+        if not any(fate.is_hidden for fate in living):
+            self._fork([hidden_queue(queue) for queue in QUEUES], 1).is_hidden = True
+
+    def _fork(self, queues: Sequence[str], slots: int) -> Forked:
+        worker_id = f"w.1.{len(self.fates) + 1}"
+        log = self._logs / worker_id
+        config = WorkerConfig(
+            self._proxy_url, NAMESPACE, list(queues), worker_id, str(log),
+            slots, LEASE_SECONDS, HEARTBEAT_SECONDS, TRY_SECONDS,
+        )  # fmt: skip
+        self.fates[worker_id] = forked = Forked(worker_id, log, pid=self._nursery.fork(config))
+        return forked
 
     def kill_one(self) -> None:
         """SIGKILL a worker, seldom a frozen one. Its master reclaims it at once, or died too: then its lease ends."""
@@ -157,7 +185,8 @@ class Fleet:
         """Put back what dead workers held; what fails now is tried again at the next call."""
         for worker_id in tuple(self._to_reclaim):
             fate = self.fates[worker_id]
-            while self._store.reclaim(worker_id, "drain" if fate.exit_code == 0 else "death", most=2)[1]:
+            why = "drain" if fate.exit_code == 0 else "crash" if fate.is_hidden else "death"
+            while self._store.reclaim(worker_id, why, most=2)[1]:
                 pass
             fate.reclaimed_at = time.time()
             self._to_reclaim.remove(worker_id)
@@ -167,6 +196,15 @@ class Fleet:
         running = [fate.worker_id for fate in self.living if not fate.is_frozen and self._random.random() < 0.5]
         judge_leases(self._store, running)
         self._store.promote()
+
+    def events(self) -> Mapping[str, int]:
+        """What was done to the workers."""
+        fates = self.fates.values()
+        return {
+            "kills": sum(fate.exit_code == KILLED for fate in fates),
+            "stops": sum(fate.exit_code == 0 for fate in fates),
+            "freezes": sum(len(fate.frozen) for fate in fates),
+        }
 
     def stop(self) -> None:
         """Let all workers end in good order."""
@@ -191,7 +229,7 @@ class Hammer:
         self.fleet = Fleet(store, proxy.url, nursery, logs, random.Random(f"{seed} fleet"))
         queue = TaskQueue(proxy.url, namespace=NAMESPACE, timeout_seconds=TRY_SECONDS)
         queue._store = Store(queue._store.connection, NAMESPACE, scripts)
-        self.producer = Producer(queue, self._count_waiting, random.Random(f"{seed} producer"))
+        self.producer = Producer(queue, self._has_room, random.Random(f"{seed} producer"))
         self._connections = [self.direct.connection, store.connection, queue._store.connection]
 
     def run(self, seconds: float) -> Outcome:
@@ -210,7 +248,7 @@ class Hammer:
         self._drain()
         for connection in self._connections:
             connection.close()
-        return Outcome(self.producer.tasks, self.fleet.fates, self._proxy.counts)
+        return Outcome(self.producer.tasks, self.fleet.fates, self._proxy.counts, self.fleet.events())
 
     def _configure(self) -> None:
         users = {
@@ -280,6 +318,9 @@ class Hammer:
             record = self.direct.read(task_id)
             if record is not None and not record.state.is_final:
                 yield f"{told}: {record}"
+
+    def _has_room(self, _: int) -> bool:
+        return self._count_waiting() < MOST_WAITING
 
     def _count_waiting(self) -> int:
         depth, scheduled = self.direct.connection.call(self._read_counts)

@@ -7,7 +7,8 @@ from typing import Any
 from fairqued.record import Record
 from fairqued.store import Store
 from tests.support.audit import Move, read_moves
-from tests.support.hammer import Fate, Outcome
+from tests.support.fate import Fate
+from tests.support.hammer import Outcome
 
 _CHUNK = 1000
 
@@ -69,8 +70,10 @@ def _read_log(fate: Fate, evidence: Evidence) -> None:
                 evidence.executions.append(done)
             case "status", task_id, fence, status:
                 evidence.statuses.append((fate.worker_id, task_id, fence, status))
-            case "exit", at:
+            case "exit", *_, at:
                 fate.ended_at = float(at)
+            case (("born" | "beat"), *_):
+                continue
             case _:
                 raise AssertionError(f"{fate.log}: {line!r}")
     for (task_id, fence), start in running.items():

@@ -22,7 +22,6 @@ LIMITS: dict[str, dict[str, float]] = {
 QUEUES = ("default", "mail")
 
 _KINDS = {"plain": 70, "fails_once": 10, "fails": 5, "revived": 5, "cancelled": 8, "replaced": 4, "repeated": 4}
-_MOST_WAITING = 400
 _LONGEST_SECONDS = 0.02
 _AGAIN_SECONDS = 0.2
 
@@ -40,14 +39,23 @@ class Enqueued:
     """Which versions of the task may stand: the last one that was accepted, and those of unknown outcome since."""
 
 
+def short(chance: random.Random) -> float:
+    """How long a task takes that hardly takes any time."""
+    return chance.uniform(0, _LONGEST_SECONDS) ** 2 / _LONGEST_SECONDS
+
+
 class Producer(threading.Thread):
     """Enqueues bursts while there is room, and cancels, revives, replaces and repeats some of them a moment later."""
 
-    def __init__(self, queue: TaskQueue, count_waiting: Callable[[], int], chance: random.Random) -> None:
-        super().__init__(name="hammer-producer")
+    def __init__(
+        self, queue: TaskQueue, has_room: Callable[[int], bool], chance: random.Random,
+        seconds_of: Callable[[random.Random], float] = short,
+    ) -> None:  # fmt: skip
+        """`has_room` is asked with the number of tasks so far, `seconds_of` says how long one runs."""
+        super().__init__(name="producer")
         self.tasks: dict[str, Enqueued] = {}
         self.errors: list[BaseException] = []
-        self._queue, self._count_waiting, self._random = queue, count_waiting, chance
+        self._queue, self._has_room, self._random, self._seconds_of = queue, has_room, chance, seconds_of
         self._stopping = threading.Event()
         self._later: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
@@ -57,11 +65,20 @@ class Producer(threading.Thread):
         self._stopping.set()
         self.join()
 
+    def enqueue_plain(self, number: int) -> list[str]:
+        """Before the thread runs, over a good network: enqueue some tasks that simply return; their ids."""
+        tasks = [self._make_task(kind="plain") for _ in range(number)]
+        ids = [str(task.task_id) for task in tasks]
+        self._queue.enqueue_many(tasks)
+        for task_id in ids:
+            self.tasks[task_id].accepted = True
+        return ids
+
     def run(self) -> None:
         try:
             while not self._stopping.is_set():
                 self._do_what_is_due()
-                if self._count_waiting() < _MOST_WAITING:
+                if self._has_room(len(self.tasks)):
                     self._enqueue_burst()
                 self._stopping.wait(self._random.uniform(0, 0.02))
         except BaseException as error:  # noqa: BLE001 - the test raises it
@@ -89,10 +106,10 @@ class Producer(threading.Thread):
             self.tasks[task_id].accepted = True
             self._plan(task_id)
 
-    def _make_task(self, task_id: str | None = None, version: int = 0) -> Task[object]:
+    def _make_task(self, task_id: str | None = None, version: int = 0, kind: str = "") -> Task[object]:
         if task_id is None:
             task_id = f"t{len(self.tasks)}"
-            kind = self._random.choices(list(_KINDS), list(_KINDS.values()))[0]
+            kind = kind or self._random.choices(list(_KINDS), list(_KINDS.values()))[0]
             self.tasks[task_id] = Enqueued(kind, self._random.choice(USERS))
         told = self.tasks[task_id]
         delays = 1.0 if told.kind == "replaced" else self._random.random() < 0.1
@@ -103,11 +120,8 @@ class Producer(threading.Thread):
             priority=self._random.choice(list(Priority)),
             delay_seconds=self._random.uniform(0, 0.5) if delays else None,
             max_retries=1,
-            payload={
-                "kind": told.kind,
-                "seconds": self._random.uniform(0, _LONGEST_SECONDS) ** 2 / _LONGEST_SECONDS,
-                "version": version,
-            },
+            retry_backoff_seconds=0.1,
+            payload={"kind": told.kind, "seconds": self._seconds_of(self._random), "version": version},
         )
 
     def _plan(self, task_id: str) -> None:

@@ -14,13 +14,10 @@ import orjson
 from fairqued.record import Record
 from fairqued.state import TaskState
 from tests.support.audit import Move
-from tests.support.hammer import LEASE_SECONDS, Fate
+from tests.support.fate import Fate
 from tests.support.hammer_evidence import Evidence, Execution
 from tests.support.hammer_producer import LIMITS, Enqueued
-from tests.support.hammer_worker import EXIT_GONE
 
-_KILLED = -9
-_ENDED_BY: dict[int | None, str] = {_KILLED: "killed", EXIT_GONE: "had to exit", 0: "stopped"}
 _FINAL, _WAITING = "fxc", "qs"
 _ENDS = {
     "plain": {TaskState.FINISHED},
@@ -97,17 +94,13 @@ def _end_attempt(history: History, move: Move, holder: Fate) -> None:
         if move.worker != holder.worker_id:
             history.problems.append(f"{move} accepted, but {holder.worker_id} held the task")
         return
-    was_alive = holder.ended_at is None or move.at < holder.ended_at
+    was_alive = holder.was_alive(move.at)
     if was_alive and move.script != "tick":
         history.problems.append(f"{move} while its worker {holder.worker_id} was alive and nobody had judged its lease")
-    history.losses.append(Loss(move, holder.worker_id, _cause(move, holder, was_alive), was_alive))
-
-
-def _cause(move: Move, holder: Fate, was_alive: bool) -> str:  # noqa: FBT001
-    if not was_alive:
-        return "host died" if move.script == "tick" else _ENDED_BY.get(holder.exit_code, "broke")
-    was_frozen = any(start < move.at < end + LEASE_SECONDS for start, end in holder.frozen)
-    return "frozen" if was_frozen else "cut off"
+    cause = holder.cause(move.at, move.script)
+    if cause is None:
+        history.problems.append(f"{move} although nothing happened to its worker {holder.worker_id}")
+    history.losses.append(Loss(move, holder.worker_id, cause or "unexplained", was_alive))
 
 
 def _over_limit(user: str, running: Counter[str]) -> Iterator[str]:
@@ -137,13 +130,15 @@ class Verdict:
 
     def summary(self) -> str:
         """The run in one line."""
-        counts, fates = self._evidence.outcome.counts, self._fates.values()
+        return f"{self.numbers()} ({self.causes()})"
+
+    def numbers(self) -> str:
+        """How much was done, to whom."""
+        counts = self._evidence.outcome.counts
         numbers = {
             "tasks": len(self._evidence.records),
             "enqueues unknown": sum(told.accepted is None for told in self._tasks.values()),
-            "kills": sum(fate.exit_code == _KILLED for fate in fates),
-            "stops": sum(fate.exit_code == 0 for fate in fates),
-            "freezes": sum(len(fate.frozen) for fate in fates),
+            **self._evidence.outcome.events,
             "workers that lost their lease": len(self._zombies()),
             "replies dropped": counts.replies_dropped,
             "late copies": counts.copies_delivered,
@@ -151,8 +146,23 @@ class Verdict:
             "taken back": len(self._history.losses),
             "executed again": self.doubles.total(),
         }
-        causes = ", ".join(f"{number} {cause}" for cause, number in sorted(self.doubles.items())) or "none"
-        return ", ".join(f"{number} {what}" for what, number in numbers.items()) + f" ({causes})"
+        return ", ".join(f"{number} {what}" for what, number in numbers.items())
+
+    def tally(self) -> Mapping[str, int]:
+        """What became of the tasks, in numbers."""
+        ends, tasks = self._history.ends, self._tasks
+        accepted = [task_id for task_id, told in tasks.items() if told.accepted or ends[task_id]]
+        return {
+            "accepted": len(accepted),
+            "completed": sum(ends[task_id] == 1 for task_id in accepted),
+            "completed twice": sum(ends[task_id] > 1 for task_id in accepted),
+            "lost": sum(ends[task_id] < 1 for task_id in accepted),
+            "executed twice": self.doubles.total(),
+        }
+
+    def causes(self) -> str:
+        """What explains the double executions, and how many of them."""
+        return ", ".join(f"{number} {cause}" for cause, number in sorted(self.doubles.items())) or "none"
 
     def _judge_tasks(self) -> Iterator[str]:
         for task_id, told in self._tasks.items():
@@ -200,7 +210,7 @@ class Verdict:
             yield f"{holding} was started {starts} times for {len(done)} executions, and taken back {len(lost)} times"
         surplus = len(done) - completed
         # One that lost a task which it executed is a zombie, and may not end as if all were well.
-        if surplus > (len(lost) if self._fates[holding[1]].exit_code else 0):
+        if surplus > (0 if self._fates[holding[1]].ended_well else len(lost)):
             yield f"{holding} was executed {len(done)} times, completed {completed} times, taken back {len(lost)} times"
         for loss in lost[:surplus] if surplus > 0 else ():
             self.doubles[loss.cause + (", had returned" if done[-1].returned else ", still ran")] += 1
@@ -223,12 +233,13 @@ class Verdict:
         attempts = Counter((task_id, fence) for _, task_id, fence, _ in self._evidence.statuses)
         yield from (f"attempt {attempt} was acknowledged {n} times" for attempt, n in attempts.items() if n > 1)
         for worker_id, task_id, fence, status in self._evidence.statuses:
-            was_last = self._evidence.records[task_id].settled == int(fence)
+            record = self._evidence.records.get(task_id)
+            was_last = record is not None and record.settled == int(fence)
             if status == "corrupt" or (status == "stale" and was_last):
                 yield f"worker {worker_id}: completion of {task_id} with fence {fence} is {status}"
         for holding in told.keys() | self._history.completions.keys():
             accepted, heard = self._history.completions[holding], told[holding]
-            if heard > accepted or (heard < accepted and self._fates[holding[1]].exit_code == 0):
+            if heard > accepted or (heard < accepted and self._fates[holding[1]].ended_well):
                 yield f"{holding} was completed {accepted} times, acknowledged {heard} times"
 
     def _judge_counters(self) -> Iterator[str]:
@@ -252,6 +263,4 @@ class Verdict:
             yield f"the counters do not add up: {dict(found)}"
 
     def _judge_workers(self) -> Iterator[str]:
-        for fate in self._fates.values():
-            if fate.exit_code not in (0, EXIT_GONE, _KILLED):
-                yield f"worker {fate.worker_id} ended with {fate.exit_code}"
+        yield from (f"worker {fate.worker_id} {fate.trouble}" for fate in self._fates.values() if fate.trouble)

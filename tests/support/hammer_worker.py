@@ -41,11 +41,19 @@ class WorkerLog:
     """One line an event, each written at once: what a killed worker had done stays readable."""
 
     def __init__(self, path: str) -> None:
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._path = path
 
     def write(self, *words: object) -> None:
         """Write words without blanks as one line."""
-        os.write(self._descriptor, (" ".join(map(str, words)) + "\n").encode())
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        os.write(descriptor, (" ".join(map(str, words)) + "\n").encode())
+        os.close(descriptor)
+
+
+def log_statuses(log: WorkerLog, completions: Sequence[Completion], answer: Exchanged) -> None:
+    """Write down what was said to each completion."""
+    for (task_id, status), completion in zip(answer.statuses, completions, strict=True):
+        log.write("status", task_id, completion.fence, status)
 
 
 class LoggingStore(Store):
@@ -64,9 +72,7 @@ class LoggingStore(Store):
     ) -> Exchanged:
         """As that of Store."""
         answer = super().exchange(worker, finished, ended, claim, most, queues)
-        fences = [each.fence for each in finished] + [each.fence for each in ended]
-        for (task_id, status), fence in zip(answer.statuses, fences, strict=True):
-            self.log.write("status", task_id, fence, status)
+        log_statuses(self.log, [*finished, *ended], answer)
         return answer
 
 

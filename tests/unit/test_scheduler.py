@@ -46,6 +46,9 @@ class FakeStore:
         self._call("trim")
         return 0, 0
 
+    def held_by(self, _worker_id: str, _most: int) -> list[str]:
+        return []
+
     def reclaim(self, worker_id: str, why: str, **rest: Any) -> tuple[int, int]:
         self._call(worker_id)
         self.reclaims.append({"why": why, **rest})
