@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -76,16 +75,24 @@ def drain(asked: Asked, yes: bool) -> None:  # noqa: FBT001 - click's form
     output = asked.output_among(Output.TABLE, Output.JSON)
     target = asked.target()
     daemon = target.ask_daemon("status")
-    if not yes and not sys.stdin.isatty():
-        raise click.UsageError("without a terminal to ask on, give --yes")
     if not yes:
-        click.confirm(f"Stop the daemon with pid {daemon['pid']} ({daemon['state_dir']})?", abort=True, err=True)
+        _confirm(f"Stop the daemon with pid {daemon['pid']} ({daemon['state_dir']})?")
     began = time.monotonic()
     limit = target.order_daemon("drain")["drain_seconds"]
     with Progress() as progress:
         _wait_for_end(target, daemon["pid"], limit, progress)
     took = time.monotonic() - began
     _tell(output, {"pid": daemon["pid"], "seconds": round(took, 3)}, f"the daemon has stopped, after {took:.1f} s")
+
+
+def _confirm(question: str) -> None:
+    """Go on only with a yes."""
+    try:
+        is_confirmed = click.confirm(question, err=True)
+    except click.Abort:
+        raise click.ClickException("nobody answered, so nothing was done; --yes does not ask") from None
+    if not is_confirmed:
+        raise click.Abort
 
 
 def _tell(output: Output, document: Mapping[str, Any], words: str) -> None:

@@ -211,6 +211,8 @@ def test_drain_asks_first(daemon: FakeDaemon, order: Order) -> None:
     answer = order("drain")
     assert answer.code == 1
     assert f"Stop the daemon with pid {os.getpid()} (/state)?" in answer.err
+    assert "--yes does not ask" in answer.err
+    assert order("drain", typed="n\n").code == 1
     assert daemon.orders() == []
 
 
