@@ -52,7 +52,11 @@ local function look_up(id, batch, tombstone)
   if (old and old.nonce or tombstone) == nonce or spent.knows(id, nonce) then return 'already' end
   if if_exists == 'ignore' then return 'exists' end
   local waits = old and not old.corrupt and string.find('qsd', old.state, 1, true)
-  if if_exists == 'replace' and waits then return nil, old end
+  if if_exists == 'replace' and waits and not spent.was_refused(id, nonce) then return nil, old end
+  if if_exists == 'replace' then
+    key.first_write()
+    spent.refuse(id, nonce)
+  end
   return nil, nil, { err = 'DUPLICATE ' .. id .. (old and ' exists already' or ' existed a moment ago') }
 end
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from fairqued import TaskState
-from tests.support.world import World, limits
+import pytest
+
+from fairqued import DuplicateTask, TaskState
+from tests.support.world import World, limits, new_task
 
 
 def test_a_late_cancel_spares_what_was_let_run_again(world: World) -> None:
@@ -28,6 +30,24 @@ def test_a_late_cancel_spares_the_next_attempt_of_a_revived_task(world: World) -
     worker.pop()
     world.store.cancel(["a"], nonce)
     assert worker.finish("a") == ["finished"]
+
+
+def test_a_replacement_that_was_refused_stays_refused(world: World) -> None:
+    """Its first request hangs in a socket, the second is refused, and then the first one arrives."""
+    worker = world.worker()
+    world.push("a", spec=b'{"func":"old"}')
+    worker.pop()
+    late = (world.nonce(), "replace", [new_task("a", spec=b'{"func":"new"}'), new_task("b")])
+    with pytest.raises(DuplicateTask):
+        world.store.push(*late)
+    world.store.reclaim(worker.name, "drain")
+    for _ in range(2):
+        with pytest.raises(DuplicateTask):
+            world.store.push(*late)
+    assert world.store.read("b") is None
+    assert world.record("a").read_spec() == {"func": "old"}
+    world.store.push(world.nonce(), "replace", [new_task("a", spec=b'{"func":"new"}')])
+    assert world.record("a").read_spec() == {"func": "new"}
 
 
 def test_a_late_copy_of_an_older_configuration_changes_nothing(world: World) -> None:

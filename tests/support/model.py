@@ -49,8 +49,11 @@ class Model(ModelState):
             return "already"
         if if_exists == "ignore":
             return "exists"
-        if if_exists == "replace" and task and task.state in (TaskState.QUEUED, TaskState.SCHEDULED):
+        is_waiting = task is not None and task.state in (TaskState.QUEUED, TaskState.SCHEDULED)
+        if if_exists == "replace" and is_waiting and (new.task_id, nonce) not in self.refused:
             return "replace"
+        if if_exists == "replace":
+            self.refused.add((new.task_id, nonce))
         raise DuplicateTask
 
     def _accept(self, new: NewTask, nonce: bytes, index: int) -> str:

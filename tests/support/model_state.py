@@ -113,6 +113,7 @@ class ModelState:
     finished: list[str] = field(default_factory=list)
     tombstones: dict[str, tuple[bytes, float]] = field(default_factory=dict)
     spent: set[tuple[str, bytes]] = field(default_factory=set)
+    refused: set[tuple[str, bytes]] = field(default_factory=set)
     """Nonces of calls that a later one overtook, by task."""
     workers: dict[str, ModelWorker] = field(default_factory=dict)
     leases: dict[str, float] = field(default_factory=dict)
