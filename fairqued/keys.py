@@ -17,7 +17,7 @@ KEY_TABLE: dict[str, tuple[str, str]] = {
     "meta": ("HASH", "schema version, head starts, default limits, counters of handles, time of the last tick"),
     "task:<id>": ("STRING", "the record of a task: fixed header, user, queue, spec, error"),
     "result:<id>": ("STRING", "the JSON result of a FINISHED task, with a TTL"),
-    "spent:<id>": ("STRING", "nonces of calls that were refused or overtaken (replaced, retried), 8 bytes each, with a TTL"),
+    "spent:<id>": ("STRING", "nonces of calls refused or overtaken (replaced, retried), 8 bytes each, with a TTL"),
     "waiting:<queue>:<user>": ("ZSET", "QUEUED tasks of a user by score"),
     "critical:<queue>:<user>": ("ZSET", "QUEUED tasks of priority CRITICAL by due time"),
     "ready:<queue>": ("ZSET", "users with work that may run now, by rank"),
