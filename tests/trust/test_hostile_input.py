@@ -227,6 +227,7 @@ def test_a_record_that_a_stranger_wrote_hurts_itself_alone(queue: TaskQueue, dae
         assert isinstance(whole, bytes)
         client.set(key_of("task", "").encode() + member, whole)
         client.zadd(key_of("waiting", "default", "alice"), {member: 0})
+    client.hincrby(key_of("counters"), "enqueued", 2)  # as push would have: other tests of this daemon add up
     neighbours.append(queue.enqueue(echo.task("last")))
     daemon.open_gate(gate)
 

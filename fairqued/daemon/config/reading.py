@@ -115,6 +115,8 @@ def _not_yaml(error: yaml.MarkedYAMLError, text: str) -> _NotYamlError:
     mark = error.problem_mark or error.context_mark
     line = 1 if mark is None else mark.line + 1
     problem = f"is not valid YAML: {error.problem or error.context}"
+    if "nesting depth" in problem:  # some releases of the library have a limit of their own, far above ours
+        return _NotYamlError(line, f"is nested deeper than {MAX_DEPTH} levels")
     lines = text.splitlines()
     if line <= len(lines) and re.match(r" *\t", lines[line - 1]):
         problem += "; indent with blanks, not with tabs"
