@@ -8,7 +8,6 @@ from __future__ import annotations
 import mmap
 import time
 import zlib
-from collections.abc import Sequence
 from enum import IntEnum
 from struct import Struct
 from typing import NamedTuple
@@ -69,11 +68,6 @@ class Vitals:
     def wish(self) -> Wish:
         """What the worker asked for."""
         return Wish(self._word(_WISH_AT))
-
-    def leave_wills(self, wills: Sequence[Will]) -> None:
-        """Leave these wills, and none of those left before."""
-        for place in range(max(len(wills), self._word(_USED_AT))):
-            self.leave_will(place, wills[place] if place < len(wills) else None)
 
     def leave_will(self, place: int, will: Will | None) -> None:
         """Put a will, or none, in the place of the one there. A place belongs to one thread at a time.

@@ -13,10 +13,19 @@ from tests.support.process_tasks import fail_once, hold, say_when
 from tests.support.proxy import Faults, FaultyProxy
 from tests.support.servers import RedisServer
 from tests.support.skewed_daemon import AHEAD_SECONDS
+from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.process
 
 LEASE = {"lease_seconds": 4, "heartbeat_seconds": 1}
+
+
+def wait_for_ticks(queue: TaskQueue, number: int) -> None:
+    """Wait until a master has ticked so many times more."""
+    client, meta = queue._store.connection.client, queue._store.keys.meta
+    for _ in range(number):
+        before = client.hget(meta, "ticked")
+        wait_until(lambda: client.hget(meta, "ticked") != before, LATE, "a tick")  # noqa: B023
 
 
 def test_no_living_task_is_reclaimed_after_an_outage_longer_than_the_lease(
@@ -34,7 +43,7 @@ def test_no_living_task_is_reclaimed_after_an_outage_longer_than_the_lease(
         time.sleep(LEASE["lease_seconds"] + 1)
         server.start()
         first.wait_for_message("no tick for a while: all leases are renewed, none is judged")
-        time.sleep(1.5)  # the next tick judges, and the second host is not back yet
+        wait_for_ticks(queue, 2)  # which judge, and the second host is not back yet
         network.heal()
         for daemon in (first, second):
             daemon.open_gate("gate")

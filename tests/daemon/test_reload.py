@@ -15,7 +15,7 @@ from fairqued import Task, TaskQueue, TaskState
 from fairqued.record import Record
 from tests.daemon.conftest import StartDaemon
 from tests.support.daemon import LATE, Daemon, is_alive, wait_until_gone
-from tests.support.process_tasks import hold, process_id, take_memory, work
+from tests.support.process_tasks import hold, hold_gil, process_id, sleep, spin_in_c, take_memory, work
 from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.process
@@ -284,8 +284,6 @@ def test_a_worker_that_takes_too_much_memory_is_replaced(start_daemon: StartDaem
 
 
 def test_a_worker_without_any_sign_of_life_is_killed(start_daemon: StartDaemon, queue: TaskQueue) -> None:
-    from tests.support.process_tasks import hold_gil  # noqa: PLC0415
-
     daemon = start_daemon(
         pools=[{"name": "main", "processes": 1, "threads": 2}],
         worker={"wedged_seconds": 3, "lease_seconds": 30, "heartbeat_seconds": 0.5},
@@ -307,8 +305,6 @@ def suspicion(queue: TaskQueue, task_id: str) -> int:
 
 def test_a_busy_worker_is_not_wedged(start_daemon: StartDaemon, queue: TaskQueue) -> None:
     """Neither one that computes and lets no heartbeat through, nor one that sleeps and beats."""
-    from tests.support.process_tasks import sleep, spin_in_c  # noqa: PLC0415
-
     daemon = start_daemon(
         pools=[{"name": "main", "processes": 2, "threads": 1}],
         worker={"wedged_seconds": 1.5, "lease_seconds": 30, "heartbeat_seconds": 0.3},

@@ -121,16 +121,22 @@ def test_its_lease_is_kept_though_a_look_at_what_was_cancelled_fails(
     assert caplog.text.count("interrupting tasks failed") == 1
 
 
+def wait_for_more_calls(mock: Mock, number: int) -> None:
+    before = mock.call_count
+    wait_until(lambda: mock.call_count >= before + number, LATE, f"{number} more calls")
+
+
 def test_it_fetches_nothing_while_its_lease_is_lost(
     queue: TaskQueue, start: StartWorker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(Lease, "heartbeat", Mock(side_effect=QueueUnavailable("not now")))
+        beat = Mock(side_effect=QueueUnavailable("not now"))
+        patch.setattr(Lease, "heartbeat", beat)
         worker, run = start(queue, lease_seconds=0.2, heartbeat_seconds=0.05)
         wait_until(lambda: "the lease is over" in caplog.text, LATE, "it is lost")
-        time.sleep(0.1)  # a beat after it, the loop knows
+        wait_for_more_calls(beat, 3)  # each wakes the loop
         handle = queue.enqueue(Task[Any](payload="word"))
-        time.sleep(0.3)
+        wait_for_more_calls(beat, 5)
         assert handle.state() is TaskState.QUEUED
     assert handle.result(LATE) == "WORD"
     worker.stop(LATE)
@@ -183,7 +189,7 @@ def test_a_script_that_fails_is_tried_until_it_works(
     client.set(ready, "damage")
     handler.open.set()
     wait_until(lambda: caplog.records, LATE, "the worker says so")
-    time.sleep(0.5)  # tries and heartbeats, many of each
+    wait_until(lambda: worker._failed_tries >= 4, LATE, "it tries again and again")
     assert [record.getMessage() for record in caplog.records] == ["exchange failed, and is tried again and again"]
     assert not run.done()
     client.delete(ready)

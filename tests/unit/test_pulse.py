@@ -145,7 +145,8 @@ def test_a_deadline_that_passed_unheeded_is_a_wish(sleeper: subprocess.Popen[byt
     vitals = Vitals()
     watched = pulse_of(sleeper.pid, vitals)
     ended = Ended("t", 3, "fail", 1, b"{}")
-    vitals.leave_wills([Will(ended, hard_at=5.0), Will(ended._replace(task_id="u"), hard_at=50.0)])
+    vitals.leave_will(0, Will(ended, hard_at=5.0))
+    vitals.leave_will(1, Will(ended._replace(task_id="u"), hard_at=50.0))
     looks(watched, 7)
     assert watched.wish == ""
     watched.look(8)

@@ -35,6 +35,12 @@ def in_child(work: Callable[[], None]) -> int:
     return os.waitpid(pid, 0)[1]
 
 
+def leave(vitals: Vitals, wills: list[Will]) -> None:
+    """As by the slots of a worker, one each."""
+    for place, left in enumerate(wills):
+        vitals.leave_will(place, left)
+
+
 def test_nothing_was_said_at_first(vitals: Vitals) -> None:
     assert (vitals.beats, vitals.wish, vitals.renewed_at, vitals.wills()) == (0, Wish.NONE, 0.0, [])
 
@@ -46,7 +52,7 @@ def test_the_master_sees_what_a_worker_left_that_was_killed(vitals: Vitals) -> N
         vitals.beat()
         vitals.beat()
         vitals.wish_for_replacement(Wish.WEDGED)
-        vitals.leave_wills(wills)
+        leave(vitals, wills)
         os.kill(os.getpid(), signal.SIGKILL)
 
     assert in_child(work) == signal.SIGKILL
@@ -69,14 +75,13 @@ def test_a_graver_wish_stands(vitals: Vitals) -> None:
 
 
 def test_wills_take_the_place_of_those_before(vitals: Vitals) -> None:
-    vitals.leave_wills([will(1), will(2), will(3)])
+    leave(vitals, [will(1), will(2), will(3)])
     vitals.leave_will(1, None)
     assert vitals.wills() == [will(1), will(3)]
     vitals.leave_will(1, will(4, b"{}"))
     assert vitals.wills() == [will(1), will(4, b"{}"), will(3)]
-    vitals.leave_wills([will(5)])
-    assert vitals.wills() == [will(5)]
-    vitals.leave_wills([])
+    for place in range(3):
+        vitals.leave_will(place, None)
     assert vitals.wills() == []
 
 
@@ -104,7 +109,7 @@ def test_a_will_is_read_whole_or_not_at_all_while_it_is_written_and_after_a_deat
 
 
 def test_a_will_with_a_wrong_byte_is_none(vitals: Vitals) -> None:
-    vitals.leave_wills([will(1), will(2)])
+    leave(vitals, [will(1), will(2)])
     memory = vitals._memory
     at = memory.find(b"task 1")
     memory[at : at + 1] = b"T"
@@ -114,12 +119,12 @@ def test_a_will_with_a_wrong_byte_is_none(vitals: Vitals) -> None:
 @pytest.mark.parametrize("size", [PLACE_BYTES - 200, PLACE_BYTES - 40, PLACE_BYTES, 20_000])
 def test_an_error_too_long_is_left_out(vitals: Vitals, size: int) -> None:
     error = b'{"m":"' + b"x" * size + b'"}'
-    vitals.leave_wills([will(1, error), will(2)])
+    leave(vitals, [will(1, error), will(2)])
     assert vitals.wills() == [will(1, error if size < PLACE_BYTES - 100 else b"{}"), will(2)]
 
 
 def test_there_is_room_for_the_wills_of_very_many_threads(vitals: Vitals) -> None:
     long_id = "\U0001f642" * 200
     wills = [will(number, task_id=long_id) for number in range(MOST_WILLS + 3)]
-    vitals.leave_wills(wills)
+    leave(vitals, wills)
     assert vitals.wills() == wills[:MOST_WILLS]
